@@ -1,0 +1,122 @@
+//! The seal: what a transcript must add up to, and how the run ended.
+
+use crate::record::Ordering;
+
+/// Why the run came to its end, as the supervisor saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The main process ended by itself.
+    Ended,
+    WallTime,
+    CpuTime,
+    OutputLimit,
+    Cancelled,
+    /// The disk that holds the spool was full for longer than we wait.
+    StorageFull,
+    /// The program was never started. `step` names what failed (`exec`, `mount /usr`), `errno` is the kernel's answer or 0.
+    StartFailure { step: String, errno: i32, message: String },
+    /// The supervisor met an error of its own and ended the run.
+    Internal { message: String },
+}
+
+/// How the main process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It never ran.
+    None,
+    Code(u8),
+    /// Signal number, and whether it dumped core.
+    Signal(u8),
+}
+
+/// How a stream came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StreamEnd {
+    /// No writer was left, and everything was read.
+    Eof = 1,
+    /// A writer was left that could not be ended. What it may still write is not here.
+    LeakedWriter = 2,
+    /// Reading failed, or was given up with bytes left.
+    Cut = 3,
+}
+
+/// One stream's part of the seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSeal {
+    /// Bytes in this stream's records.
+    pub bytes: u64,
+    /// Bytes that were read and dropped.
+    pub dropped: u64,
+    /// BLAKE3 over this stream's bytes in order.
+    pub blake3: [u8; 32],
+    pub end: StreamEnd,
+}
+
+/// What the run used. `None` where the machine doesn't say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// From exec to the end of the main process.
+    pub wall_ns: u64,
+    pub cpu_user_ns: Option<u64>,
+    pub cpu_system_ns: Option<u64>,
+    pub memory_peak_bytes: Option<u64>,
+    pub processes_peak: Option<u64>,
+    /// `processes_peak` was sampled, not counted by the kernel: the true peak may be higher.
+    pub processes_sampled: bool,
+    /// Processes killed by the kernel for want of memory.
+    pub oom_kills: Option<u64>,
+}
+
+/// A declared output file, copied out after the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputFile {
+    /// Path as the program knew it; bytes, because names may be anything.
+    pub path: Vec<u8>,
+    pub bytes: u64,
+    pub blake3: [u8; 32],
+}
+
+/// The last frame of a transcript.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Nanoseconds since the anchor.
+    pub time: u64,
+    /// Output and Dropped frames before this one.
+    pub records: u64,
+    /// In order of [`crate::Stream::index`].
+    pub streams: [StreamSeal; 2],
+    /// BLAKE3 over every record's (seq, time, stream, kind, length): what the two stream digests don't cover.
+    pub order_blake3: [u8; 32],
+    pub ordering: Ordering,
+    /// With [`Ordering::Arrival`]: records below this seq are still in exact order.
+    pub exact_until_seq: Option<u64>,
+    pub cause: Cause,
+    pub exit: Exit,
+    /// Exec succeeded at this time.
+    pub started: Option<u64>,
+    /// The main process ended at this time.
+    pub ended: Option<u64>,
+    pub usage: Usage,
+    pub outputs: Vec<OutputFile>,
+}
+
+impl Seal {
+    /// `None` if the transcript is complete as far as the supervisor saw, else why not.
+    /// A program's own failure never makes a transcript incomplete.
+    pub fn why_incomplete(&self) -> Option<String> {
+        use crate::record::Stream;
+        for stream in Stream::ALL {
+            let of = &self.streams[stream.index()];
+            if of.dropped > 0 {
+                return Some(format!("{} bytes of {} were dropped", of.dropped, stream.name()));
+            }
+            match of.end {
+                StreamEnd::Eof => {}
+                StreamEnd::LeakedWriter => return Some(format!("{} still has a writer", stream.name())),
+                StreamEnd::Cut => return Some(format!("{} was not read to its end", stream.name())),
+            }
+        }
+        None
+    }
+}
