@@ -1,0 +1,42 @@
+//! One static binary, supervisor and all.
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{self, root};
+use crate::elf;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+pub(crate) fn run() -> Result<()> {
+    let metadata = command::cargo(&["metadata", "--format-version", "1", "--no-deps"]).capture()?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+
+    command::cargo(&["build", "--release", "--locked", "--package", "lastword", "--target", TARGET])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .run()?;
+
+    let built = format!("{target}/{TARGET}/release/lastword");
+    let bytes = std::fs::read(&built).with_context(|| format!("can't read {built}"))?;
+    if elf::has_interpreter(&bytes)? {
+        bail!("{built} asks for a dynamic loader: not static");
+    }
+    let dist = root().join("dist");
+    std::fs::create_dir_all(&dist).with_context(|| format!("can't make {}", dist.display()))?;
+    let to = dist.join("lastword");
+    std::fs::copy(&built, &to).with_context(|| format!("can't write {}", to.display()))?;
+    // The size of what strip would leave is what people download; debug lines stay in target/.
+    let stripped = command::Step::new("strip", &[&to.display().to_string()]).run();
+    if let Err(error) = stripped {
+        eprintln!("not stripped: {error:#}");
+    }
+    let size = std::fs::metadata(&to)?.len();
+    let version = command::Step::new(&to, &["--version"]).capture()?;
+    println!(
+        "{}: {}, static, {size} bytes ({:.1} MiB)",
+        to.display(),
+        version.trim(),
+        size as f64 / 1_048_576.0
+    );
+    Ok(())
+}

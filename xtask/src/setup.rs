@@ -1,0 +1,65 @@
+//! What the tests need on the machine, and how to get it.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::command::Step;
+
+/// A file that must exist, the Debian package that brings it, and who needs it.
+struct Need {
+    path: &'static str,
+    package: &'static str,
+    reason: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need { path: "/usr/bin/gcc", package: "gcc", reason: "the tests' C programs" },
+    Need { path: "/usr/bin/cc", package: "gcc", reason: "links every Rust program" },
+    Need { path: "/usr/include/stdio.h", package: "libc6-dev", reason: "the tests' C programs" },
+    Need {
+        path: "/usr/lib/x86_64-linux-gnu/libc.a",
+        package: "libc6-dev",
+        reason: "static C programs, the supervisor",
+    },
+    Need { path: "/usr/bin/python3", package: "python3", reason: "runs the Python programs in the sandbox" },
+    Need { path: "/usr/bin/bash", package: "bash", reason: "runs the shell programs in the sandbox" },
+    Need { path: "/usr/bin/stdbuf", package: "coreutils", reason: "flush help for C programs" },
+    Need { path: "/usr/bin/setpriv", package: "util-linux", reason: "runs tests as an ordinary user" },
+    Need {
+        path: "/usr/bin/ipcmk",
+        package: "util-linux",
+        reason: "makes shared memory that a program must not see",
+    },
+];
+
+/// Installs what is missing. Without root it names the command instead.
+pub(crate) fn ensure() -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !Path::new(need.path).exists()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!("missing: {} ({}: {})", need.path, need.package, need.reason);
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let install = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "install what is listed above with this system's own package tool; on Debian it is `{install}`"
+        );
+    }
+    if Step::new("id", &["-u"]).capture()?.trim() != "0" {
+        bail!("not root, so nothing was installed; run `sudo {install}` once and start again");
+    }
+    Step::new("apt-get", &["update", "-q"]).run()?;
+    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
+    arguments.extend(&packages);
+    Step::new("apt-get", &arguments).env("DEBIAN_FRONTEND", "noninteractive").run()?;
+    match NEEDS.iter().find(|need| !Path::new(need.path).exists()) {
+        Some(need) => bail!("{} was installed, but {} is still missing", need.package, need.path),
+        None => Ok(()),
+    }
+}

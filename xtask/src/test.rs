@@ -1,0 +1,44 @@
+//! All tests of the workspace, by whichever runner is there.
+
+use anyhow::Result;
+
+use crate::command::{self, Step};
+use crate::count::Count;
+use crate::setup;
+
+pub(crate) fn run() -> Result<Count> {
+    setup::ensure()?;
+    let mut count = Count::default();
+    if nextest() {
+        count.add(watch(command::cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]))?);
+        count.add(watch(command::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]))?);
+    } else {
+        // Runs the doc tests as well.
+        count.add(watch(command::cargo(&["test", "--workspace", "--no-fail-fast"]))?);
+    }
+    count.skipped = 0;
+    count.add(leftovers()?);
+    Ok(count)
+}
+
+/// The test that looks for what the others left behind; ignored in a run of all, because it must come last.
+fn leftovers() -> Result<Count> {
+    let after = "leftovers::after_the_whole_suite_nothing_is_left";
+    let arguments = ["test", "--package", "lastword", "--test", "it", "--", "--ignored", "--exact", after];
+    let mut count = watch(command::cargo(&arguments))?;
+    if count.passed + count.failed == 0 {
+        count.failed = 1;
+        println!("{after}: not found");
+    }
+    Ok(count)
+}
+
+pub(crate) fn watch(step: Step) -> Result<Count> {
+    let mut count = Count::default();
+    let succeeded = step.watch(|line| count.line(line))?;
+    Ok(count.close(succeeded))
+}
+
+pub(crate) fn nextest() -> bool {
+    command::cargo(&["nextest", "--version"]).capture().is_ok()
+}
