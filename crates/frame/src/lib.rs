@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod limits;
 pub mod lines;
+mod payload;
 pub mod record;
 pub mod seal;
 pub mod tally;

@@ -86,13 +86,30 @@ impl Begin {
 ///
 /// `seq` counts from 0 without a gap over [`Frame::Output`] and [`Frame::Dropped`], the *records*.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one frame lives at a time, and a box per seal would buy nothing"
+)]
 pub enum Frame<'a> {
     Begin(Begin),
     /// Bytes of the program, 1 to [`crate::limits::OUTPUT_BYTES_MAX`] of them.
-    Output { seq: u64, time: u64, stream: Stream, bytes: &'a [u8] },
+    Output {
+        seq: u64,
+        time: u64,
+        stream: Stream,
+        bytes: &'a [u8],
+    },
     /// So many bytes of that stream were read and thrown away, over the output limit or for want of disk.
-    Dropped { seq: u64, time: u64, stream: Stream, bytes: u64 },
-    Note { time: u64, note: Note },
+    Dropped {
+        seq: u64,
+        time: u64,
+        stream: Stream,
+        bytes: u64,
+    },
+    Note {
+        time: u64,
+        note: Note,
+    },
     /// The last frame. Nothing may follow.
     Seal(Seal),
 }

@@ -1,5 +1,7 @@
 //! The seal: what a transcript must add up to, and how the run ended.
 
+use crate::limits::{OUTPUT_FILES_MAX, OUTPUT_LIST_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::payload::OUTPUT_FILE_FIXED_BYTES;
 use crate::record::Ordering;
 
 /// Why the run came to its end, as the supervisor saw it.
@@ -14,9 +16,15 @@ pub enum Cause {
     /// The disk that holds the spool was full for longer than we wait.
     StorageFull,
     /// The program was never started. `step` names what failed (`exec`, `mount /usr`), `errno` is the kernel's answer or 0.
-    StartFailure { step: String, errno: i32, message: String },
+    StartFailure {
+        step: String,
+        errno: i32,
+        message: String,
+    },
     /// The supervisor met an error of its own and ended the run.
-    Internal { message: String },
+    Internal {
+        message: String,
+    },
 }
 
 /// How the main process ended.
@@ -39,6 +47,25 @@ pub enum StreamEnd {
     LeakedWriter = 2,
     /// Reading failed, or was given up with bytes left.
     Cut = 3,
+}
+
+impl StreamEnd {
+    pub fn from_wire(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(StreamEnd::Eof),
+            2 => Some(StreamEnd::LeakedWriter),
+            3 => Some(StreamEnd::Cut),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            StreamEnd::Eof => "eof",
+            StreamEnd::LeakedWriter => "leaked_writer",
+            StreamEnd::Cut => "cut",
+        }
+    }
 }
 
 /// One stream's part of the seal.
@@ -102,6 +129,22 @@ pub struct Seal {
 }
 
 impl Seal {
+    /// The leading entries of `outputs` that a frame has room for, which are the ones that get encoded.
+    ///
+    /// An entry whose path is over [`TEXT_BYTES_MAX`] ends the list: a cut path would name another file.
+    /// Who builds a seal compares lengths beforehand, so that files left out are told of.
+    pub fn outputs_that_fit(&self) -> &[OutputFile] {
+        let mut room = OUTPUT_LIST_BYTES_MAX;
+        let fits = self.outputs.iter().take(OUTPUT_FILES_MAX).take_while(|file| {
+            let wanted = OUTPUT_FILE_FIXED_BYTES + file.path.len();
+            let fits = file.path.len() <= TEXT_BYTES_MAX && wanted <= room;
+            room = room.saturating_sub(wanted);
+            fits
+        });
+        let count = fits.count();
+        &self.outputs[..count]
+    }
+
     /// `None` if the transcript is complete as far as the supervisor saw, else why not.
     /// A program's own failure never makes a transcript incomplete.
     pub fn why_incomplete(&self) -> Option<String> {
