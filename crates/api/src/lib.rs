@@ -1,1 +1,24 @@
+//! What lastword tells the outside, whichever way it is asked: the execution object, limits, log records,
+//! and how durations, sizes and times are written.
+//!
+//! Field names and encodings are a promise to users: they may be added to, never renamed.
+#![forbid(unsafe_code)]
 
+pub mod encoding;
+pub mod execution;
+pub mod limits;
+pub mod log;
+pub mod quantity;
+pub mod status;
+pub mod time;
+
+pub use encoding::{Encoding, output_text};
+pub use execution::{
+    Backend, Compile, Environment, Execution, Inline, Ordering, OutputFile, Problem, ProblemCode, Retry,
+    Stream, StreamSummary, Transcript, Usage,
+};
+pub use limits::{LimitError, LimitName, Limits};
+pub use log::{LogRecord, LogText};
+pub use quantity::{QuantityError, parse_duration, parse_size};
+pub use status::{Reason, Status};
+pub use time::Timestamp;
