@@ -1,0 +1,26 @@
+//! Every maximum of the store. A reader allocates nothing larger than these, whatever a length field says.
+
+use std::time::Duration;
+
+/// Raw transcript bytes in one chunk entry.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Raw payload of an accept, update or end entry: meta and the execution object. The largest object lists
+/// [`lastword_frame::limits::OUTPUT_FILES_MAX`] output files.
+pub const OBJECT_PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A segment takes no further entry once it is this long. One transcript may take it past this.
+pub const SEGMENT_BYTES_TARGET: u64 = 64 * 1024 * 1024;
+/// Longer transcripts are copied piece by piece into a segment of their own, so that they are never in memory
+/// whole and nobody's small end waits behind them.
+pub const SMALL_TRANSCRIPT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes written in one group commit, before those who came later have to wait for the next one.
+pub const GROUP_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Smaller payloads are not worth a try at compression.
+pub const COMPRESS_BYTES_MIN: usize = 256;
+/// Bytes read at once when a segment is scanned.
+pub const SCAN_WINDOW_BYTES: usize = 256 * 1024;
+/// How long we wait for another process's index transaction.
+pub const INDEX_BUSY_MAX: Duration = Duration::from_secs(30);
+/// Look again so often when an execution moves from its spool to a segment while we look it up.
+pub const HAND_OVER_TRIES_MAX: usize = 8;
+/// Candidates named when an id prefix is ambiguous.
+pub const AMBIGUOUS_SHOWN_MAX: usize = 5;
