@@ -9,7 +9,10 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024 - 1;
 /// Bytes at the end of every line that the encoder leaves free for a `mac` field, so that adding one moves no split.
 pub const LINE_MAC_ROOM: usize = 80;
 /// Bytes of a piece of output that go into one line as base64.
-pub const BASE64_BYTES_MAX: usize = 12 * 1024 - 384;
+pub const BASE64_BYTES_MAX: usize = 12_000;
+/// Valid UTF-8 in front of other bytes gets a line of its own from this length on. Shorter runs go into base64 with
+/// the rest, or a program could have a line written for every two bytes.
+pub const TEXT_PIECE_BYTES_MIN: usize = 1024;
 /// Characters that a text inside a frame may take in a line before it is written as base64 instead.
 pub const LINE_TEXT_BYTES_MAX: usize = TEXT_BYTES_MAX.div_ceil(3) * 4;
 /// Bytes of a text inside a frame (an error message, a path).

@@ -126,3 +126,15 @@ pub enum Note {
     /// No writer is left on this stream and all of it was read.
     StreamEnd { stream: Stream },
 }
+
+impl Note {
+    /// Name of its kind.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Note::Started => "started",
+            Note::Arrival { .. } => "arrival",
+            Note::MainEnded => "main_ended",
+            Note::StreamEnd { .. } => "stream_end",
+        }
+    }
+}

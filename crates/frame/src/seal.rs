@@ -27,6 +27,22 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// Name of its kind.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Cause::Ended => "ended",
+            Cause::WallTime => "wall_time",
+            Cause::CpuTime => "cpu_time",
+            Cause::OutputLimit => "output_limit",
+            Cause::Cancelled => "cancelled",
+            Cause::StorageFull => "storage_full",
+            Cause::StartFailure { .. } => "start_failure",
+            Cause::Internal { .. } => "internal",
+        }
+    }
+}
+
 /// How the main process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
