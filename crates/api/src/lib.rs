@@ -6,9 +6,11 @@
 
 pub mod encoding;
 pub mod execution;
+pub mod label;
 pub mod limits;
 pub mod log;
 pub mod quantity;
+pub mod signal;
 pub mod status;
 pub mod time;
 
@@ -17,8 +19,10 @@ pub use execution::{
     Backend, Compile, Environment, Execution, Inline, Ordering, OutputFile, Problem, ProblemCode, Retry,
     Stream, StreamSummary, Transcript, Usage,
 };
+pub use label::{LabelError, check_labels};
 pub use limits::{LimitError, LimitName, Limits};
 pub use log::{LogRecord, LogText};
 pub use quantity::{QuantityError, parse_duration, parse_size};
+pub use signal::{signal_name, signal_number};
 pub use status::{Reason, Status};
 pub use time::Timestamp;

@@ -1,0 +1,192 @@
+//! The command line: one file for each command.
+
+pub mod bench;
+mod completions;
+pub mod doctor;
+mod exit;
+mod get;
+mod list;
+mod logs;
+pub mod message;
+pub mod output;
+mod print;
+mod replay;
+mod rm;
+mod run;
+mod summary;
+mod values;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::{Parser, Subcommand};
+use lastword_api::Execution;
+use lastword_store::{Entry, Store};
+
+use self::message::{Advice, code_of, say, say_error};
+use crate::execution;
+
+/// Runs code that nobody trusts, and never loses what it said.
+#[derive(Parser)]
+#[command(name = "lastword", version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lastword run script.py                        run a file in a sandbox
+  lastword run --runtime python -c 'print(1)'   run code
+  lastword run --timeout 5s -- ls /             run a command
+  lastword list                                 what ran
+  lastword logs ID                              what it said, byte for byte";
+
+/// What every command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Globals {
+    /// Where executions and their transcripts are kept [default: $XDG_DATA_HOME/lastword or ~/.local/share/lastword]
+    #[arg(long, global = true, value_name = "DIR", env = "LASTWORD_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    Logs(logs::Args),
+    Get(get::Args),
+    List(list::Args),
+    Verify(verify::Args),
+    Rm(rm::Args),
+    Doctor(doctor::Args),
+    Bench(bench::Args),
+    Completions(completions::Args),
+}
+
+/// Exit code of a command other than `run` that failed. Wrong usage is clap's 2.
+const FAILURE: u8 = 1;
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let failure = if matches!(cli.command, Command::Run(_)) { exit::FAILED } else { FAILURE };
+    let globals = &cli.globals;
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args, globals),
+        Command::Logs(args) => logs::run(&args, globals),
+        Command::Get(args) => get::run(&args, globals),
+        Command::List(args) => list::run(&args, globals),
+        Command::Verify(args) => verify::run(&args, globals),
+        Command::Rm(args) => rm::run(&args, globals),
+        Command::Doctor(args) => doctor::run(&args, globals),
+        Command::Bench(args) => bench::run(&args, globals),
+        Command::Completions(args) => completions::run(&args),
+    };
+    ExitCode::from(result.unwrap_or_else(|error| {
+        say_error(&error);
+        code_of(&error).unwrap_or(failure)
+    }))
+}
+
+impl Globals {
+    /// The data directory that was asked for, or the user's own.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        data_dir(self.data_dir.clone(), |name| std::env::var_os(name).map(PathBuf::from))
+            .hint("name it with --data-dir or LASTWORD_DATA_DIR")
+    }
+
+    /// Opens the store, and finishes the executions whose runner died.
+    pub fn open_store(&self) -> anyhow::Result<Store> {
+        let dir = self.data_dir()?;
+        let store =
+            Store::open(&dir).with_context(|| format!("cannot open the store in {}", dir.display()))?;
+        // What others left behind must not keep anybody from reading or running.
+        if let Err(error) = execution::recover(&store) {
+            say_error(&anyhow::Error::new(error).context("cannot finish executions that were left behind"));
+        }
+        Ok(store)
+    }
+}
+
+fn data_dir(asked: Option<PathBuf>, env: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = asked {
+        if dir.as_os_str().is_empty() {
+            return Err(anyhow!("the name of the data directory is empty"));
+        }
+        return Ok(dir);
+    }
+    // The base directory specification: a path that is not absolute counts as none.
+    if let Some(dir) = env("XDG_DATA_HOME").filter(|dir| dir.is_absolute()) {
+        return Ok(dir.join("lastword"));
+    }
+    match env("HOME").filter(|dir| dir.is_absolute()) {
+        Some(home) => Ok(home.join(".local/share/lastword")),
+        None => Err(anyhow!("there is no data directory: neither XDG_DATA_HOME nor HOME is set")),
+    }
+}
+
+/// An execution by its id or the beginning of it.
+fn find(store: &Store, id: &str) -> anyhow::Result<Entry> {
+    let found = store.resolve(id).hint("lastword list shows the executions")?;
+    store
+        .get(found)?
+        .ok_or_else(|| anyhow!("execution {found} was removed"))
+        .hint("lastword list shows the executions")
+}
+
+/// The execution object that the store keeps, without its streams.
+fn object(entry: &Entry) -> anyhow::Result<Execution> {
+    serde_json::from_slice(&entry.object)
+        .with_context(|| format!("the object of execution {} can't be read", entry.id))
+        .hint("a newer lastword may have written it")
+}
+
+/// Says that a transcript is not whole, if it isn't.
+fn say_incomplete(execution: &Execution) {
+    if execution.transcript.complete == Some(false) {
+        let why = execution.transcript.why_incomplete.as_deref().unwrap_or("nobody can say why");
+        say(&format!("the transcript is not complete: {why}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("lastword"), "{} has none", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_data_directory() {
+        let env = |pairs: &'static [(&str, &str)]| {
+            move |name: &str| {
+                pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
+            }
+        };
+        let of = |asked: Option<&str>, pairs| data_dir(asked.map(PathBuf::from), env(pairs));
+        assert_eq!(of(Some("d"), &[("HOME", "/h")]).unwrap(), PathBuf::from("d"));
+        assert_eq!(
+            of(None, &[("HOME", "/h"), ("XDG_DATA_HOME", "/x")]).unwrap(),
+            PathBuf::from("/x/lastword")
+        );
+        let home = PathBuf::from("/h/.local/share/lastword");
+        assert_eq!(of(None, &[("HOME", "/h"), ("XDG_DATA_HOME", "x")]).unwrap(), home);
+        assert!(of(None, &[]).is_err());
+        assert!(of(Some(""), &[("HOME", "/h")]).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+# Prints, then fails at once: lastword run examples/fast_fail.py
+print("Before error")
+1 / 0
