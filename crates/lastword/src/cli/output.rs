@@ -1,15 +1,15 @@
 //! Bytes to our own stdout and stderr: as they are, at once, and without an end of the world when nobody reads.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 /// One of our two outputs. Bytes go to the descriptor itself: a buffer in between could hold them back.
 #[derive(Debug)]
-pub struct Output {
-    fd: BorrowedFd<'static>,
+pub struct Output<F: AsFd = BorrowedFd<'static>> {
+    fd: F,
     state: State,
 }
 
@@ -23,17 +23,23 @@ enum State {
 
 impl Output {
     pub fn stdout() -> Self {
-        Self { fd: rustix::stdio::stdout(), state: State::Open }
+        Self::new(rustix::stdio::stdout())
     }
 
     pub fn stderr() -> Self {
-        Self { fd: rustix::stdio::stderr(), state: State::Open }
+        Self::new(rustix::stdio::stderr())
+    }
+}
+
+impl<F: AsFd> Output<F> {
+    fn new(fd: F) -> Self {
+        Self { fd, state: State::Open }
     }
 
     /// Writes all bytes, or finds out that it never can again: see [`Output::failure`].
     pub fn write(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && matches!(self.state, State::Open) {
-            match rustix::io::write(self.fd, bytes) {
+            match rustix::io::write(&self.fd, bytes) {
                 Ok(written) => bytes = &bytes[written..],
                 Err(Errno::INTR) => {}
                 // Whoever shares this descriptor with us may have made it non-blocking.
@@ -82,4 +88,48 @@ pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut text = if pretty { serde_json::to_string_pretty(value)? } else { serde_json::to_string(value)? };
     text.push('\n');
     print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use rustix::fs::{OFlags, fcntl_setfl};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut output = Output::new(writer);
+        output.write(b"nobody hears this");
+        assert!(output.is_shut() && output.failure().is_none());
+        output.write(b"nor this");
+    }
+
+    #[test]
+    fn a_full_pipe_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        let text: Vec<u8> = (0..=u8::MAX).cycle().take(1 << 20).collect();
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).map(|_| all)
+        });
+        let mut output = Output::new(writer);
+        output.write(&text);
+        assert!(output.failure().is_none());
+        drop(output);
+        assert!(read.join().unwrap().unwrap() == text);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_failure() {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut output = Output::new(full);
+        output.write(b"x");
+        assert!(output.is_shut());
+        assert_eq!(output.failure().unwrap().kind(), io::ErrorKind::StorageFull);
+    }
 }

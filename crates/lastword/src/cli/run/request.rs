@@ -1,4 +1,4 @@
-//! `lastword run`
+//! From what was typed to a request, with a sentence for everything that can't be.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -7,310 +7,32 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, anyhow, bail};
-use clap::ValueEnum;
-use lastword_api::execution::INLINE_BYTES_DEFAULT;
 use lastword_api::limits::{
-    DISK_BYTES_DEFAULT, MEMORY_BYTES_DEFAULT, OPEN_FILES_DEFAULT, OPEN_FILES_MAX, OPEN_FILES_MIN,
-    OUTPUT_BYTES_DEFAULT, PIDS_DEFAULT, PIDS_MAX, PIDS_MIN, STACK_BYTES_DEFAULT, WALL_MS_DEFAULT,
+    DISK_BYTES_DEFAULT, MEMORY_BYTES_DEFAULT, OUTPUT_BYTES_DEFAULT, STACK_BYTES_DEFAULT, WALL_MS_DEFAULT,
 };
-use lastword_api::{Execution, Limits, Stream, check_labels};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use uuid::Uuid;
+use lastword_api::{Limits, check_labels};
 
-use super::exit::{self, outcome};
-use super::message::{Advice, AdviceError, hint, say};
-use super::output::print_json;
-use super::print::Printer;
-use super::replay::Collector;
-use super::{Globals, summary, values};
+use super::args::{Args, FlushArg, LaterArgs, LimitArgs, OrderingArg, OutputLimitArg};
+use crate::cli::exit;
+use crate::cli::message::{Advice, AdviceError};
+use crate::execution::Request;
 use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Stdin};
-use crate::execution::{self, Cancel, Request, Sink};
 use crate::runtime::{self, Runtime, Selected};
 
 /// Bytes of a program that is given as a file.
 const CODE_BYTES_MAX: u64 = 256 << 20;
 
-/// Run a program in a sandbox, pass on what it says, and keep it
-#[derive(Debug, clap::Args)]
-#[command(
-    override_usage = "lastword run [OPTIONS] FILE [ARG]...\n       \
-                      lastword run [OPTIONS] --runtime NAME -c CODE [ARG]...\n       \
-                      lastword run [OPTIONS] -- COMMAND [ARG]...",
-    after_help = "\
-Exit code: the program's own, and
-  128+n  signal n ended it
-  124    it ran out of time
-  125    lastword failed, or can't vouch for the transcript
-  126    the command can't be executed
-  127    the command, or the file, was not found
-  2      the command line is wrong
-With --json it is 0 whenever there is an execution object.
-
-Durations are written like 30s, 500ms, 2m; sizes like 64MiB, 1GB, 512k.
-
-Examples:
-  lastword run script.py --flag-of-the-script
-  lastword run --runtime python -c 'print(1)'
-  lastword run --timeout 5s --memory 256MiB -- grep -r needle /usr/share/dict
-  lastword run --json script.py | jq .transcript
-  lastword run --stdin data.txt --env LANG=C --label job=nightly script.sh"
-)]
-pub(crate) struct Args {
-    /// The file and its arguments; behind -- a command and its arguments
-    #[arg(value_name = "FILE|COMMAND", trailing_var_arg = true, required_unless_present = "code")]
-    target: Vec<OsString>,
-    /// The code itself; needs --runtime
-    #[arg(short, value_name = "CODE", requires = "runtime", allow_hyphen_values = true)]
-    code: Option<OsString>,
-    /// What runs it [default: from the file's extension or its #! line]
-    #[arg(long, value_name = "NAME")]
-    runtime: Option<String>,
-    /// Refuse to run if a limit or the ordering asked for can't be had
-    #[arg(long)]
-    strict: bool,
-    #[command(flatten)]
-    limits: LimitArgs,
-    #[command(flatten)]
-    given: GivenArgs,
-    #[command(flatten)]
-    capture: CaptureArgs,
-    #[command(flatten)]
-    says: SaysArgs,
-    #[command(flatten)]
-    later: LaterArgs,
-}
-
-/// How much it may use. None of them is the caller's own.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
-struct LimitArgs {
-    /// Wall time, 1ms to 7d [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = values::wall_ms)]
-    timeout: Option<u64>,
-    /// CPU time of all its processes [default: no limit]
-    #[arg(long, value_name = "TIME", value_parser = values::cpu_ms)]
-    cpu_time: Option<u64>,
-    /// Memory with what it writes to its file system, from 4MiB on [default: 1GiB]
-    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
-    memory: Option<u64>,
-    /// CPUs' worth of time, like 0.5 [default: no limit]
-    #[arg(long, value_name = "N", value_parser = values::cpus)]
-    cpus: Option<f64>,
-    /// Processes and threads, 1 to 4194304
-    #[arg(long, value_name = "N", default_value_t = PIDS_DEFAULT, value_parser = clap::value_parser!(u64).range(PIDS_MIN..=PIDS_MAX))]
-    pids: u64,
-    /// What is kept of its output [default: 64MiB]
-    #[arg(long, value_name = "SIZE", value_parser = values::output)]
-    output_limit: Option<u64>,
-    /// What happens when it writes more than that
-    #[arg(long, value_enum, default_value_t = OutputLimitArg::Kill)]
-    on_output_limit: OutputLimitArg,
-    /// What it may keep in its file system, from 64KiB on [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = values::disk)]
-    disk: Option<u64>,
-    /// Stack of its main thread, 256KiB to 64GiB [default: 64MiB]
-    #[arg(long, value_name = "SIZE", value_parser = values::stack)]
-    stack: Option<u64>,
-    /// Open files of one process, 16 to 1048576
-    #[arg(long, value_name = "N", default_value_t = OPEN_FILES_DEFAULT, value_parser = clap::value_parser!(u64).range(OPEN_FILES_MIN..=OPEN_FILES_MAX))]
-    open_files: u64,
-}
-
-/// What it is given.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Input")]
-struct GivenArgs {
-    /// What it reads on stdin; - is our own [default: nothing]
-    #[arg(long, value_name = "FILE|-")]
-    stdin: Option<PathBuf>,
-    /// Set a variable; KEY alone takes the value from our environment
-    #[arg(long, value_name = "KEY=VALUE")]
-    env: Vec<OsString>,
-    /// Set a variable to its value in our environment, and never show that value
-    #[arg(long, value_name = "KEY")]
-    secret: Vec<OsString>,
-    /// Directory in the sandbox to start in
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
-    /// A label to find the execution by
-    #[arg(long, value_name = "KEY=VALUE", value_parser = values::label)]
-    label: Vec<(String, String)>,
-}
-
-/// How its output is captured.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Capture")]
-struct CaptureArgs {
-    /// Give it a terminal; the transcript then has one stream
-    #[arg(long)]
-    tty: bool,
-    /// exact: the order of its writes; arrival: cheaper for programs that write a lot [default: exact if it can be had]
-    #[arg(long, value_enum)]
-    ordering: Option<OrderingArg>,
-    /// When its own buffers go out, where the runtime can be helped
-    #[arg(long, value_enum, default_value_t = FlushArg::Line)]
-    flush: FlushArg,
-}
-
-/// What we say.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Output")]
-struct SaysArgs {
-    /// Print one execution object instead of the program's output
-    #[arg(long)]
-    json: bool,
-    /// Say nothing of our own, not even why the exit code is 125, 126 or 127
-    #[arg(long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Put the time and the stream's name before each line
-    #[arg(long, conflicts_with = "json")]
-    timestamps: bool,
-    /// Say the id and a one-line summary on stderr
-    #[arg(long)]
-    verbose: bool,
-}
-
-/// What the interface promises and this version has only in part.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Sandbox")]
-struct LaterArgs {
-    /// What isolates and runs it: native
-    #[arg(long, default_value = "native")]
-    backend: String,
-    /// Network that it can reach: none
-    #[arg(long, default_value = "none")]
-    network: String,
-    #[arg(long, hide = true)]
-    image: Option<OsString>,
-    #[arg(long, hide = true)]
-    file: Option<OsString>,
-    #[arg(long, hide = true)]
-    dir: Option<OsString>,
-    #[arg(long, hide = true)]
-    ro: Option<OsString>,
-    #[arg(long, hide = true)]
-    out: Option<OsString>,
-    #[arg(long, hide = true)]
-    container_runtime: Option<OsString>,
-    #[arg(long, hide = true)]
-    key: Option<OsString>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OutputLimitArg {
-    Kill,
-    Drop,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OrderingArg {
-    Exact,
-    Arrival,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FlushArg {
-    Line,
-    Unbuffered,
-    Off,
-}
-
-pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
-    let after_dashes = stands_behind_dashes(std::env::args_os(), args.target.len());
-    let request = request(&args, after_dashes)?;
-    let store = globals.open_store()?;
-    let cancel = Arc::new(Cancel::default());
-    let interrupted = cancel_on_signals(&cancel)?;
-    if args.says.json {
-        let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
-        let mut sink = Announced { sink: &mut collector, verbose: args.says.verbose };
-        let mut execution = execution::run(&store, request, &mut sink, &cancel)?;
-        execution.inline = Some(collector.into_inline());
-        print_json(&execution)?;
-        say_summary(&execution, &args.says);
-        return Ok(0);
-    }
-    let mut printer = Printer::new(args.says.timestamps);
-    let mut sink = Announced { sink: &mut printer, verbose: args.says.verbose };
-    let execution = execution::run(&store, request, &mut sink, &cancel)?;
-    say_summary(&execution, &args.says);
-    let signal = Some(interrupted.load(Ordering::SeqCst)).filter(|signal| *signal != 0);
-    let outcome = outcome(&execution, signal);
-    if !args.says.quiet {
-        outcome.message.iter().for_each(|message| say(message));
-        outcome.hint.iter().for_each(|text| hint(text));
-    }
-    if let Some((stream, error)) = printer.failure() {
-        return Err(error)
-            .with_context(|| format!("cannot pass on the program's {}", stream.name()))
-            .hint(format!("the transcript has it: lastword logs {}", execution.id));
-    }
-    Ok(outcome.code)
-}
-
-fn say_summary(execution: &Execution, says: &SaysArgs) {
-    if says.verbose {
-        say(&summary::line(execution));
-    }
-}
-
-/// Says the id as soon as there is one.
-struct Announced<'a> {
-    sink: &'a mut dyn Sink,
-    verbose: bool,
-}
-
-impl Sink for Announced<'_> {
-    fn accepted(&mut self, id: Uuid) {
-        if self.verbose {
-            say(&format!("execution {id}"));
-        }
-    }
-
-    fn record(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: &[u8]) {
-        self.sink.record(stream, time_ns, seq, bytes);
-    }
-
-    fn dropped(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: u64) {
-        self.sink.dropped(stream, time_ns, seq, bytes);
-    }
-}
-
-/// The first SIGINT or SIGTERM asks the run for its end, which is then waited for; the second ends us at once.
-/// Returns where the number of the first one will stand.
-fn cancel_on_signals(cancel: &Arc<Cancel>) -> anyhow::Result<Arc<AtomicU8>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
-    let cancel = Arc::clone(cancel);
-    let first = Arc::new(AtomicU8::new(0));
-    let number = Arc::clone(&first);
-    let thread = std::thread::Builder::new().name("signals".into());
-    let watch = move || {
-        for signal in signals.forever() {
-            let signal = u8::try_from(signal).unwrap_or(SIGINT as u8);
-            if number.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-                std::process::exit(128 + i32::from(signal));
-            }
-            cancel.cancel();
-        }
-    };
-    thread.spawn(watch).context("cannot start the thread that waits for signals")?;
-    Ok(first)
-}
-
 /// Whether the last `count` words of the command line stand behind a `--`. clap takes it away, and it decides
 /// between a file and a command. Those words are always the last ones, for nothing may follow them.
-fn stands_behind_dashes(words: impl Iterator<Item = OsString>, count: usize) -> bool {
+pub(crate) fn stands_behind_dashes(words: impl Iterator<Item = OsString>, count: usize) -> bool {
     let words: Vec<OsString> = words.collect();
     let before = words.len().checked_sub(count + 1).and_then(|at| words.get(at));
     count > 0 && before.is_some_and(|word| word == "--")
 }
 
-fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request> {
+pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request> {
     refuse_later(&args.later)?;
     let limits = limits(&args.limits);
     limits.check().map_err(|error| {
@@ -649,7 +371,7 @@ mod tests {
 
     #[test]
     fn missing_and_forbidden_files_have_the_codes_of_a_shell() {
-        let code = |words: &[&str]| super::super::message::code_of(&asked(words).err().unwrap());
+        let code = |words: &[&str]| crate::cli::message::code_of(&asked(words).err().unwrap());
         assert_eq!(code(&["/no/such.py"]), Some(127));
         assert_eq!(code(&["/"]), Some(126));
         assert_eq!(code(&["--cwd", "x", "--", "ls"]), None);

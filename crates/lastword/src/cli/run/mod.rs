@@ -1,0 +1,107 @@
+//! `lastword run`
+
+mod args;
+mod request;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::Context;
+use lastword_api::execution::INLINE_BYTES_DEFAULT;
+use lastword_api::{Execution, Stream};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use uuid::Uuid;
+
+pub(crate) use self::args::Args;
+use self::args::SaysArgs;
+use self::request::{request, stands_behind_dashes};
+use super::exit::outcome;
+use super::message::{Advice, hint, say};
+use super::output::print_json;
+use super::print::Printer;
+use super::replay::Collector;
+use super::{Globals, summary};
+use crate::execution::{self, Cancel, Sink};
+
+pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
+    let after_dashes = stands_behind_dashes(std::env::args_os(), args.target.len());
+    let request = request(&args, after_dashes)?;
+    let store = globals.open_store()?;
+    let cancel = Arc::new(Cancel::default());
+    let interrupted = cancel_on_signals(&cancel)?;
+    if args.says.json {
+        let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
+        let mut sink = Announced { sink: &mut collector, verbose: args.says.verbose };
+        let mut execution = execution::run(&store, request, &mut sink, &cancel)?;
+        execution.inline = Some(collector.into_inline());
+        print_json(&execution)?;
+        say_summary(&execution, &args.says);
+        return Ok(0);
+    }
+    let mut printer = Printer::new(args.says.timestamps);
+    let mut sink = Announced { sink: &mut printer, verbose: args.says.verbose };
+    let execution = execution::run(&store, request, &mut sink, &cancel)?;
+    say_summary(&execution, &args.says);
+    let signal = Some(interrupted.load(Ordering::SeqCst)).filter(|signal| *signal != 0);
+    let outcome = outcome(&execution, signal);
+    if !args.says.quiet {
+        outcome.message.iter().for_each(|message| say(message));
+        outcome.hint.iter().for_each(|text| hint(text));
+    }
+    if let Some((stream, error)) = printer.failure() {
+        return Err(error)
+            .with_context(|| format!("cannot pass on the program's {}", stream.name()))
+            .hint(format!("the transcript has it: lastword logs {}", execution.id));
+    }
+    Ok(outcome.code)
+}
+
+fn say_summary(execution: &Execution, says: &SaysArgs) {
+    if says.verbose {
+        say(&summary::line(execution));
+    }
+}
+
+/// Says the id as soon as there is one.
+struct Announced<'a> {
+    sink: &'a mut dyn Sink,
+    verbose: bool,
+}
+
+impl Sink for Announced<'_> {
+    fn accepted(&mut self, id: Uuid) {
+        if self.verbose {
+            say(&format!("execution {id}"));
+        }
+    }
+
+    fn record(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: &[u8]) {
+        self.sink.record(stream, time_ns, seq, bytes);
+    }
+
+    fn dropped(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: u64) {
+        self.sink.dropped(stream, time_ns, seq, bytes);
+    }
+}
+
+/// The first SIGINT or SIGTERM asks the run for its end, which is then waited for; the second ends us at once.
+/// Returns where the number of the first one will stand.
+fn cancel_on_signals(cancel: &Arc<Cancel>) -> anyhow::Result<Arc<AtomicU8>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+    let cancel = Arc::clone(cancel);
+    let first = Arc::new(AtomicU8::new(0));
+    let number = Arc::clone(&first);
+    let thread = std::thread::Builder::new().name("signals".into());
+    let watch = move || {
+        for signal in signals.forever() {
+            let signal = u8::try_from(signal).unwrap_or(SIGINT as u8);
+            if number.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                std::process::exit(128 + i32::from(signal));
+            }
+            cancel.cancel();
+        }
+    };
+    thread.spawn(watch).context("cannot start the thread that waits for signals")?;
+    Ok(first)
+}
