@@ -128,6 +128,7 @@ fn put_cause(cause: &Cause, out: &mut Vec<u8>) {
         Cause::StorageFull => 6,
         Cause::StartFailure { .. } => 7,
         Cause::Internal { .. } => 8,
+        Cause::DiskLimit => 9,
     });
     match cause {
         Cause::StartFailure { step, errno, message } => {
@@ -249,6 +250,7 @@ impl<'a> Fields<'a> {
                 Cause::StartFailure { errno, step: self.text()?, message: self.text()? }
             }
             8 => Cause::Internal { message: self.text()? },
+            9 => Cause::DiskLimit,
             _ => return Err("its cause is unknown"),
         })
     }

@@ -25,6 +25,8 @@ pub enum Cause {
     Internal {
         message: String,
     },
+    /// The main process failed by itself, and its writable file system was full at that moment.
+    DiskLimit,
 }
 
 impl Cause {
@@ -39,6 +41,7 @@ impl Cause {
             Cause::StorageFull => "storage_full",
             Cause::StartFailure { .. } => "start_failure",
             Cause::Internal { .. } => "internal",
+            Cause::DiskLimit => "disk_limit",
         }
     }
 }
@@ -49,7 +52,7 @@ pub enum Exit {
     /// It never ran.
     None,
     Code(u8),
-    /// Signal number, and whether it dumped core.
+    /// Signal number.
     Signal(u8),
 }
 

@@ -261,6 +261,7 @@ impl<'a> Scan<'a> {
             Cause::OutputLimit,
             Cause::Cancelled,
             Cause::StorageFull,
+            Cause::DiskLimit,
         ];
         if let Some(cause) = bare.into_iter().find(|cause| self.try_word(cause.name())) {
             return self.word("\"").map(|()| cause);

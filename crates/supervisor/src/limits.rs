@@ -1,0 +1,30 @@
+//! Bounds of the supervisor: what it holds, and how long it waits for what.
+
+/// Room for records between two writes to the spool.
+pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
+/// Always read with at least this much room: a read below PIPE_BUF throws away the rest of a packet-mode write.
+pub(crate) const READ_BYTES_MIN: usize = 4096;
+/// The program's pipes; a larger one means fewer turns under a flood. The kernel's default is kept where this is refused.
+pub(crate) const PIPE_BYTES: i32 = 256 * 1024;
+/// Kept free on disk for the end of the transcript, whatever the program writes.
+pub(crate) const SEAL_RESERVE_BYTES: u64 = 32 * 1024;
+/// The spool is reserved on disk in pieces of this size; the first piece is smaller, because most runs say little.
+pub(crate) const RESERVE_STEP_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const RESERVE_FIRST_BYTES: u64 = 64 * 1024;
+/// The program's stdin on its way through us.
+pub(crate) const STDIN_BUFFER_BYTES: usize = 64 * 1024;
+
+const MS: u64 = 1_000_000;
+/// From the clone to exec. Mounting takes under a millisecond; a machine that needs this long is broken.
+pub(crate) const SETUP_NS: u64 = 30_000 * MS;
+/// From SIGKILL to the end of the last process.
+pub(crate) const KILL_NS: u64 = 30_000 * MS;
+/// From the end of the last process to the end of both streams.
+pub(crate) const DRAIN_NS: u64 = 2_000 * MS;
+/// How long a full disk may hold the program up before the run is ended.
+pub(crate) const STORAGE_WAIT_NS: u64 = 10_000 * MS;
+pub(crate) const STORAGE_RETRY_NS: u64 = 50 * MS;
+/// How often the number of processes is looked at where the kernel keeps no peak.
+pub(crate) const SAMPLE_NS: u64 = 20 * MS;
+/// CPU time is looked at when it could be used up at the earliest, but not more often than this.
+pub(crate) const CPU_CHECK_NS_MIN: u64 = 5 * MS;

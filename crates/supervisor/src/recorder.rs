@@ -1,0 +1,241 @@
+//! From the program's descriptors to frames in the spool: reads, numbers, stamps, counts, drops over the limit.
+
+use std::os::fd::BorrowedFd;
+
+use lastword_frame::binary::{self, HEADER_BYTES};
+use lastword_frame::limits::OUTPUT_BYTES_MAX;
+use lastword_frame::tally::Tally;
+use lastword_frame::{Frame, Note, Seal, Stream};
+use lastword_sandbox::sys::{self, Errno};
+
+use crate::limits::{BUFFER_BYTES, READ_BYTES_MIN};
+use crate::spool::Spool;
+
+/// Why reading stopped short.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The disk has no room: nothing was lost, try again later.
+    Storage(Errno),
+    /// The descriptor can't be read.
+    Read(Errno),
+}
+
+/// What one turn of reading found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    Open,
+    Eof,
+}
+
+/// The record that is being filled; its header is written when it is closed.
+struct OpenRecord {
+    stream: Stream,
+    at: usize,
+    len: usize,
+    time: u64,
+}
+
+pub(crate) struct Recorder {
+    spool: Spool,
+    tally: Tally,
+    seq: u64,
+    anchor_ns: u64,
+    last_time: u64,
+    buffer: Vec<u8>,
+    used: usize,
+    open: Option<OpenRecord>,
+    /// Bytes of both streams that may still be recorded.
+    left: u64,
+    dropped: [u64; 2],
+    read_total: u64,
+    /// The disk is given up: read on, but count everything as dropped.
+    pub(crate) give_up_storage: bool,
+}
+
+impl Recorder {
+    pub(crate) fn new(spool: Spool, anchor_ns: u64, output_limit: Option<u64>) -> Recorder {
+        Recorder {
+            spool,
+            tally: Tally::new(),
+            seq: 0,
+            anchor_ns,
+            last_time: 0,
+            buffer: vec![0; BUFFER_BYTES],
+            used: 0,
+            open: None,
+            left: output_limit.unwrap_or(u64::MAX),
+            dropped: [0; 2],
+            read_total: 0,
+            give_up_storage: false,
+        }
+    }
+
+    /// Nanoseconds since the anchor; never goes back.
+    pub(crate) fn now(&mut self) -> u64 {
+        self.last_time = self.last_time.max(sys::monotonic_ns().saturating_sub(self.anchor_ns));
+        self.last_time
+    }
+
+    pub(crate) fn last_time(&self) -> u64 {
+        self.last_time
+    }
+
+    /// The seq that the next record will have.
+    pub(crate) fn next_seq(&mut self) -> u64 {
+        self.close_record();
+        self.seq
+    }
+
+    pub(crate) fn over_limit(&self) -> bool {
+        !self.give_up_storage && self.dropped.iter().any(|bytes| *bytes > 0)
+    }
+
+    /// Bytes read from the program so far, kept or not.
+    pub(crate) fn read_total(&self) -> u64 {
+        self.read_total
+    }
+
+    /// Reads what a pipe holds at this moment, and not what a quick writer adds meanwhile.
+    pub(crate) fn drain_pipe(&mut self, stream: Stream, fd: BorrowedFd<'_>) -> Result<Drained, Stopped> {
+        let snapshot = sys::readable_bytes(fd).map_err(Stopped::Read)?;
+        self.drain(stream, fd, snapshot)
+    }
+
+    /// Reads at least `snapshot` bytes if they are there, or finds the end if it is 0.
+    pub(crate) fn drain(
+        &mut self,
+        stream: Stream,
+        fd: BorrowedFd<'_>,
+        snapshot: usize,
+    ) -> Result<Drained, Stopped> {
+        let time = self.now();
+        let mut left = snapshot;
+        loop {
+            let room = self.room(stream, time)?;
+            let n = match sys::read(fd, &mut self.buffer[self.used..self.used + room]) {
+                Ok(0) => return Ok(Drained::Eof),
+                Ok(n) => n,
+                Err(Errno(libc::EINTR)) => continue,
+                Err(Errno(libc::EAGAIN)) => return Ok(Drained::Open),
+                // A PTY whose other side is closed by all.
+                Err(Errno(libc::EIO)) => return Ok(Drained::Eof),
+                Err(error) => return Err(Stopped::Read(error)),
+            };
+            self.keep(stream, n);
+            left = left.saturating_sub(n);
+            if left == 0 {
+                return Ok(Drained::Open);
+            }
+        }
+    }
+
+    /// Finds room to read into: the rest of the open record, or a new one. Writes out first when the buffer is full.
+    fn room(&mut self, stream: Stream, time: u64) -> Result<usize, Stopped> {
+        if self.give_up_storage {
+            self.open = None;
+            self.used = HEADER_BYTES;
+            return Ok(OUTPUT_BYTES_MAX);
+        }
+        let full = |open: &OpenRecord| OUTPUT_BYTES_MAX - open.len < READ_BYTES_MIN;
+        if self.open.as_ref().is_some_and(|open| open.stream != stream || full(open)) {
+            self.close_record();
+        }
+        if self.used + HEADER_BYTES + OUTPUT_BYTES_MAX > self.buffer.len() {
+            self.flush().map_err(Stopped::Storage)?;
+        }
+        self.spool.reserve(self.used + HEADER_BYTES + OUTPUT_BYTES_MAX).map_err(Stopped::Storage)?;
+        let open = self.open.get_or_insert_with(|| {
+            let at = self.used;
+            self.used += HEADER_BYTES;
+            OpenRecord { stream, at, len: 0, time }
+        });
+        Ok(OUTPUT_BYTES_MAX - open.len)
+    }
+
+    /// Takes `n` bytes that were just read behind `used` into the open record, as far as the limit allows.
+    fn keep(&mut self, stream: Stream, n: usize) {
+        self.read_total += n as u64;
+        let kept = match &mut self.open {
+            Some(open) => {
+                let kept = n.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                open.len += kept;
+                self.used += kept;
+                self.left -= kept as u64;
+                kept
+            }
+            None => 0,
+        };
+        self.dropped[stream.index()] += (n - kept) as u64;
+    }
+
+    fn close_record(&mut self) {
+        let Some(OpenRecord { stream, at, len, time }) = self.open.take() else { return };
+        if len == 0 {
+            self.used = at;
+            return;
+        }
+        let (start, end) = (at + HEADER_BYTES, at + HEADER_BYTES + len);
+        let header = binary::output_header(self.seq, time, stream, &self.buffer[start..end]);
+        self.buffer[at..start].copy_from_slice(&header);
+        self.tally.output(self.seq, time, stream, &self.buffer[start..end]);
+        self.seq += 1;
+    }
+
+    /// Adds a frame that is no output.
+    pub(crate) fn frame(&mut self, frame: &Frame<'_>) {
+        self.close_record();
+        let mut bytes = Vec::new();
+        binary::encode(frame, &mut bytes);
+        if self.used + bytes.len() > self.buffer.len() {
+            // Larger than what is left, or than the buffer: straight through. A full disk is met at the next flush.
+            let _ = self.flush();
+        }
+        if self.used + bytes.len() <= self.buffer.len() {
+            self.buffer[self.used..self.used + bytes.len()].copy_from_slice(&bytes);
+            self.used += bytes.len();
+        } else {
+            self.spool.write(&bytes);
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        let time = self.now();
+        self.frame(&Frame::Note { time, note });
+    }
+
+    /// Hands everything so far to the kernel. On a full disk the rest stays here.
+    pub(crate) fn flush(&mut self) -> Result<(), Errno> {
+        self.close_record();
+        let (done, error) = self.spool.write(&self.buffer[..self.used]);
+        self.buffer.copy_within(done..self.used, 0);
+        self.used -= done;
+        error.map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.used > 0
+    }
+
+    /// The records of what was dropped, so that nothing goes in silence.
+    pub(crate) fn account_for_dropped(&mut self) {
+        self.close_record();
+        let time = self.now();
+        for stream in Stream::ALL {
+            let bytes = self.dropped[stream.index()];
+            if bytes > 0 {
+                self.frame(&Frame::Dropped { seq: self.seq, time, stream, bytes });
+                self.tally.dropped(self.seq, time, stream, bytes);
+                self.seq += 1;
+            }
+        }
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(crate) fn seal(&mut self, seal: Seal) -> Result<(), Errno> {
+        self.frame(&Frame::Seal(seal));
+        self.flush()
+    }
+}

@@ -1,0 +1,680 @@
+//! The life of one run.
+//!
+//! ```text
+//!                 Failed                      Failed (exec)
+//!      +------------------------------+-----------------------+
+//!      |                              |                       v
+//!   Building --Ready and Go--> Starting --exec--> Running   Ending --both streams at their end--> Over -> seal
+//!                                                  |  |       ^
+//!                            main process has ended|  |       |
+//!                                                  v  +-------+ a limit, a cancel, a full disk
+//!                                                Grace -------^ no process left, or the grace is over
+//! ```
+//! Ending: SIGKILL to init, with which the kernel ends every process of its pid namespace; then both pipes are read until
+//! no writer is left. Readers are never closed early. With a PTY, init first ends all others while it holds the session.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use lastword_frame::{Cause, Exit, Note, Ordering, Stream, StreamEnd};
+use lastword_sandbox::cgroup::Groups;
+use lastword_sandbox::message::{Message, Received};
+use lastword_sandbox::plan::Plan;
+use lastword_sandbox::sys::{self, Errno, Notification, pid_t, pollfd};
+
+use crate::limits::*;
+use crate::notify::Listener;
+use crate::recorder::{Drained, Recorder, Stopped};
+use crate::start::{self, Input};
+use crate::starter::{Starter, Word};
+use crate::stdin::StdinPump;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Building,
+    Starting,
+    Running,
+    Grace,
+    Ending,
+    Over,
+}
+
+/// One of the program's streams.
+pub(crate) struct Source {
+    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) end: StreamEnd,
+}
+
+/// What a descriptor in the poll list means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Child,
+    Listener,
+    Stream(Stream),
+    Init,
+    InitGone,
+    Starter,
+    Stdin,
+    Signals,
+}
+
+/// CPU time and memory as init or wait4 reported it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rusage {
+    pub(crate) user_ns: u64,
+    pub(crate) system_ns: u64,
+    pub(crate) maxrss_bytes: u64,
+}
+
+pub(crate) struct Run<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) recorder: Recorder,
+    starter: Starter,
+    pub(crate) phase: Phase,
+    pub(crate) sources: [Source; 2],
+    pub(crate) groups: Option<Groups>,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) ordering: Ordering,
+    pub(crate) exact_until_seq: Option<u64>,
+    /// Nanoseconds since the anchor, like every time here.
+    pub(crate) started: Option<u64>,
+    pub(crate) ended: Option<u64>,
+    pub(crate) rusage: Rusage,
+    pub(crate) processes_sampled: u64,
+    init: Option<(pid_t, OwnedFd)>,
+    init_socket: Option<OwnedFd>,
+    child_socket: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    terminal_input: Option<Input>,
+    listener: Option<Listener>,
+    /// Taken, but not answered while the disk is full.
+    held: Option<Notification>,
+    stdin: Option<StdinPump>,
+    signals: Option<OwnedFd>,
+    ready: bool,
+    go: bool,
+    all_gone: bool,
+    deadline: Option<u64>,
+    next_cpu_check: Option<u64>,
+    next_sample: Option<u64>,
+    storage_full_since: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    /// Starts building at once; a failure to do so shows as the run's end.
+    pub(crate) fn new(plan: &'a Plan, recorder: Recorder, starter: Starter, stdin: Option<OwnedFd>) -> Self {
+        let source = || Source { fd: None, end: StreamEnd::Eof };
+        let exact = !plan.filter.exact.is_empty() || plan.program.tty;
+        let mut run = Run {
+            plan,
+            recorder,
+            starter,
+            phase: Phase::Building,
+            sources: [source(), source()],
+            groups: None,
+            cause: None,
+            exit: None,
+            ordering: if exact { Ordering::Exact } else { Ordering::Arrival },
+            exact_until_seq: if exact { None } else { Some(0) },
+            started: None,
+            ended: None,
+            rusage: Rusage::default(),
+            processes_sampled: 0,
+            init: None,
+            init_socket: None,
+            child_socket: None,
+            terminal: None,
+            terminal_input: None,
+            listener: None,
+            held: None,
+            stdin: None,
+            signals: sys::signal_fd(&[libc::SIGTERM, libc::SIGINT]).ok(),
+            ready: false,
+            go: false,
+            all_gone: false,
+            deadline: None,
+            next_cpu_check: None,
+            next_sample: None,
+            storage_full_since: None,
+        };
+        if run.ordering == Ordering::Arrival && !plan.filter.why_not_exact.is_empty() {
+            let why = String::from_utf8_lossy(&plan.filter.why_not_exact).into_owned();
+            run.recorder.note(Note::Arrival { from_seq: 0, why });
+        }
+        run.build(stdin);
+        run
+    }
+
+    fn build(&mut self, stdin: Option<OwnedFd>) {
+        match start::start(self.plan, stdin) {
+            Ok(sandbox) => {
+                self.init = Some((sandbox.init, sandbox.init_pidfd));
+                self.init_socket = Some(sandbox.init_socket);
+                self.child_socket = Some(sandbox.child_socket);
+                for (source, fd) in self.sources.iter_mut().zip(sandbox.streams) {
+                    source.fd = fd;
+                }
+                self.stdin = sandbox.stdin;
+                self.terminal_input = sandbox.terminal_input;
+                self.groups = Some(sandbox.groups);
+                self.deadline = Some(self.recorder.now() + SETUP_NS);
+            }
+            Err(error) => {
+                self.fail_start(&error.step, error.errno, &error.errno.to_string());
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    /// Runs until everything is over and sealed. An error means that the spool couldn't be finished.
+    pub(crate) fn run(mut self) -> Result<(), Errno> {
+        while self.phase != Phase::Over {
+            self.write_out();
+            let (slots, mut fds) = self.poll_list();
+            let now = self.recorder.now();
+            let timeout = self.next_event().map(|at| at.saturating_sub(now));
+            if let Err(errno) = sys::poll(&mut fds, timeout) {
+                // Nothing can be known any more: end it rather than spin or hang.
+                self.end(Cause::Internal { message: format!("poll: {errno}") });
+                self.give_up();
+                break;
+            }
+            for (slot, fd) in slots.iter().zip(&fds) {
+                if fd.revents != 0 {
+                    self.handle(*slot);
+                }
+            }
+            self.watch_clock();
+            self.step();
+        }
+        self.settle()
+    }
+
+    /// What waits in the buffer goes to the spool before we wait.
+    fn write_out(&mut self) {
+        if !self.recorder.has_unwritten() || self.storage_full_since.is_some() {
+            return;
+        }
+        match self.recorder.flush() {
+            Ok(()) => self.starter.tell_news(),
+            Err(_) => self.storage_full(),
+        }
+    }
+
+    fn poll_list(&self) -> (Vec<Slot>, Vec<pollfd>) {
+        let (mut slots, mut fds) = (Vec::with_capacity(10), Vec::with_capacity(10));
+        let mut add = |slot, fd: RawFd| {
+            slots.push(slot);
+            fds.push(pollfd { fd, events: libc::POLLIN, revents: 0 });
+        };
+        let raw = |fd: &Option<OwnedFd>| fd.as_ref().map(AsRawFd::as_raw_fd);
+        // The child first: its listener must be here before anything it announces can be understood.
+        if let Some(fd) = raw(&self.child_socket) {
+            add(Slot::Child, fd);
+        }
+        // While the disk is full nothing is read: the program waits in its write.
+        if self.storage_full_since.is_none() {
+            if let Some(listener) = &self.listener {
+                add(Slot::Listener, listener.raw_fd());
+            }
+            for stream in Stream::ALL {
+                if let Some(fd) = raw(&self.sources[stream.index()].fd) {
+                    add(Slot::Stream(stream), fd);
+                }
+            }
+        }
+        if let Some(fd) = raw(&self.init_socket) {
+            add(Slot::Init, fd);
+        }
+        if let Some((_, pidfd)) = &self.init {
+            add(Slot::InitGone, pidfd.as_raw_fd());
+        }
+        if let Some(fd) = self.starter.raw_fd() {
+            add(Slot::Starter, fd);
+        }
+        if let Some(fd) = raw(&self.signals) {
+            add(Slot::Signals, fd);
+        }
+        if let (Some(pump), Phase::Running) = (&self.stdin, self.phase) {
+            slots.push(Slot::Stdin);
+            fds.push(pump.pollfd());
+        }
+        (slots, fds)
+    }
+
+    fn handle(&mut self, slot: Slot) {
+        match slot {
+            Slot::Child => self.hear_child(),
+            Slot::Listener => self.take_notification(),
+            Slot::Stream(stream) => self.read_stream(stream),
+            Slot::Init => self.hear_init(),
+            Slot::InitGone => self.reap_init(),
+            Slot::Starter => match self.starter.listen() {
+                Word::Go => self.go = true,
+                Word::Cancel => self.end(Cause::Cancelled),
+                Word::Gone if !self.go => self.fail_start(
+                    "hand over",
+                    Errno(0),
+                    "whoever started this run went away before the program was started",
+                ),
+                Word::Gone | Word::Nothing => {}
+            },
+            Slot::Stdin => {
+                if self.stdin.as_mut().is_some_and(|pump| !pump.turn()) {
+                    self.stdin = None;
+                }
+            }
+            Slot::Signals => {
+                let signals = self.signals.as_ref().map(|fd| sys::read_signals(fd.as_fd()));
+                if signals.is_some_and(|signals| !signals.is_empty()) {
+                    self.end(Cause::Cancelled);
+                }
+            }
+        }
+    }
+
+    // ---- what the sandbox tells us -------------------------------------------------------------------------------
+
+    fn hear_child(&mut self) {
+        let Some(socket) = &self.child_socket else { return };
+        match Message::receive(socket.as_fd(), false) {
+            Ok(Received::Message(Message::Filtered { errno }, listener)) => match listener {
+                Some(listener) => self.listener = Some(Listener::new(listener)),
+                None => self.lose_exactness(0, &no_listener(errno)),
+            },
+            Ok(Received::Message(Message::Failed { step, errno, message }, _)) => {
+                self.hear_failure(&step, errno, &message);
+            }
+            Ok(Received::Message(..) | Received::Nothing) => {}
+            Ok(Received::Closed) => {
+                self.child_socket = None;
+                // Closed by exec, unless the child ended before it got there.
+                if self.phase == Phase::Starting && self.cause.is_none() {
+                    self.exec_happened();
+                }
+            }
+            Err(errno) => self.fail_start("listen to the program's child", errno, &errno.to_string()),
+        }
+    }
+
+    fn exec_happened(&mut self) {
+        let now = self.recorder.now();
+        self.phase = Phase::Running;
+        self.started = Some(now);
+        self.recorder.note(Note::Started);
+        self.deadline = self.plan.capture.wall_ns.map(|wall| now.saturating_add(wall));
+        self.next_cpu_check = self.plan.capture.cpu_ns.map(|_| now);
+        self.sample();
+    }
+
+    fn hear_init(&mut self) {
+        let Some(socket) = &self.init_socket else { return };
+        match Message::receive(socket.as_fd(), false) {
+            Ok(Received::Message(message, fd)) => match message {
+                Message::Ready {} => {
+                    self.ready = true;
+                    self.take_terminal(fd);
+                }
+                Message::Failed { step, errno, message } => self.hear_failure(&step, errno, &message),
+                Message::MainEnded { status, user_ns, system_ns, maxrss_bytes, scratch_full } => {
+                    self.rusage = Rusage { user_ns, system_ns, maxrss_bytes };
+                    self.main_ended(status as i32, scratch_full);
+                }
+                Message::AllGone { user_ns, system_ns, maxrss_bytes } => {
+                    self.rusage = Rusage { user_ns, system_ns, maxrss_bytes };
+                    self.all_gone = true;
+                }
+                _ => {}
+            },
+            Ok(Received::Nothing) => {}
+            // Init's end shows on its pidfd.
+            Ok(Received::Closed) | Err(_) => self.init_socket = None,
+        }
+    }
+
+    fn take_terminal(&mut self, master: Option<OwnedFd>) {
+        let Some(master) = master else { return };
+        let _ = sys::set_nonblocking(master.as_fd());
+        if let (Some(input), Ok(sink)) = (self.terminal_input.take(), master.try_clone()) {
+            self.stdin = Some(StdinPump::new(input.source, input.bytes, sink, true));
+        }
+        self.terminal = master.try_clone().ok();
+        self.sources[Stream::Stdout.index()].fd = Some(master);
+    }
+
+    fn hear_failure(&mut self, step: &[u8], errno: u32, message: &[u8]) {
+        let (step, message) = (String::from_utf8_lossy(step), String::from_utf8_lossy(message));
+        self.fail_start(&step, Errno(errno as i32), &message);
+    }
+
+    fn fail_start(&mut self, step: &str, errno: Errno, message: &str) {
+        self.end(Cause::StartFailure { step: step.into(), errno: errno.0, message: message.into() });
+    }
+
+    fn main_ended(&mut self, status: i32, scratch_full: bool) {
+        // The child socket may close and the end come in one turn: the start is told first.
+        self.hear_child();
+        if self.exit.is_some() || self.started.is_none() {
+            return;
+        }
+        let exit = if libc::WIFSIGNALED(status) {
+            Exit::Signal(libc::WTERMSIG(status) as u8)
+        } else {
+            Exit::Code(libc::WEXITSTATUS(status) as u8)
+        };
+        let now = self.recorder.now();
+        self.exit = Some(exit);
+        self.ended = Some(now);
+        if self.cause.is_none() {
+            self.cause = Some(self.cause_of_end(exit, scratch_full));
+        }
+        // What the main process wrote stands before this note.
+        self.read_both();
+        self.recorder.note(Note::MainEnded);
+        if self.phase == Phase::Running {
+            self.phase = Phase::Grace;
+            self.deadline = Some(now + self.plan.capture.grace_ns);
+            self.next_cpu_check = None;
+        }
+    }
+
+    /// The kernel ends a process at its CPU limit (SIGKILL, as soft and hard limit are one) where no control group keeps
+    /// the time.
+    fn cause_of_end(&self, exit: Exit, scratch_full: bool) -> Cause {
+        let used = self.rusage.user_ns + self.rusage.system_ns;
+        let killed = matches!(exit, Exit::Signal(signal) if [libc::SIGKILL, libc::SIGXCPU].contains(&i32::from(signal)));
+        match exit {
+            _ if killed && self.plan.capture.cpu_ns.is_some_and(|limit| used >= limit) => Cause::CpuTime,
+            Exit::Code(0) => Cause::Ended,
+            _ if scratch_full => Cause::DiskLimit,
+            _ => Cause::Ended,
+        }
+    }
+
+    fn reap_init(&mut self) {
+        let Some((pid, _)) = self.init.take() else { return };
+        // Last words of init: it may have reported and ended in one turn.
+        while self.init_socket.is_some() {
+            let before = (self.exit, self.all_gone, self.ready, self.cause.is_some());
+            self.hear_init();
+            if before == (self.exit, self.all_gone, self.ready, self.cause.is_some()) {
+                break;
+            }
+        }
+        if let Ok(Some(waited)) = sys::wait_for(pid)
+            && self.rusage.user_ns + self.rusage.system_ns == 0
+        {
+            self.rusage = Rusage {
+                user_ns: waited.user_ns,
+                system_ns: waited.system_ns,
+                maxrss_bytes: waited.maxrss_bytes,
+            };
+        }
+        self.init_socket = None;
+        self.child_socket = None;
+        self.terminal = None;
+        if self.phase != Phase::Ending {
+            // Nobody asked it to go: killed from outside, or it failed before it could say so.
+            self.end(Cause::Internal { message: "the sandbox's init ended unasked".into() });
+        }
+        self.deadline = Some(self.recorder.now() + DRAIN_NS);
+    }
+
+    // ---- streams ---------------------------------------------------------------------------------------------------
+
+    fn take_notification(&mut self) {
+        let Some(listener) = &mut self.listener else { return };
+        match listener.receive() {
+            Ok(Some(notification)) => {
+                self.held = Some(notification);
+                self.answer();
+            }
+            Ok(None) => {}
+            // No process uses the filter any more.
+            Err(_) => self.listener = None,
+        }
+    }
+
+    /// Reads both pipes as they are now, then lets the announced call happen: whatever was written by calls that have
+    /// returned is recorded before what this one is going to write.
+    fn answer(&mut self) {
+        self.read_both();
+        if self.storage_full_since.is_some() {
+            return;
+        }
+        if let (Some(notification), Some(listener)) = (self.held.take(), &self.listener) {
+            listener.proceed(&notification);
+        }
+    }
+
+    fn read_both(&mut self) {
+        for stream in Stream::ALL {
+            self.read_stream(stream);
+        }
+    }
+
+    fn read_stream(&mut self, stream: Stream) {
+        let source = &mut self.sources[stream.index()];
+        let Some(fd) = &source.fd else { return };
+        let drained = match stream {
+            // A terminal says how much waits only after it has moved it; ask by reading.
+            _ if self.plan.program.tty => self.recorder.drain(stream, fd.as_fd(), 1),
+            _ => self.recorder.drain_pipe(stream, fd.as_fd()),
+        };
+        match drained {
+            Ok(Drained::Open) => {}
+            Ok(Drained::Eof) => {
+                source.fd = None;
+                self.recorder.note(Note::StreamEnd { stream });
+            }
+            Err(Stopped::Storage(_)) => self.storage_full(),
+            Err(Stopped::Read(_)) => {
+                source.fd = None;
+                source.end = StreamEnd::Cut;
+            }
+        }
+        if self.ordering == Ordering::Exact
+            && self.listener.as_ref().is_some_and(|listener| !listener.covers(self.recorder.read_total()))
+        {
+            let from_seq = self.recorder.next_seq().saturating_sub(1);
+            self.lose_exactness(from_seq, "bytes arrived that no announced call can have written");
+        }
+        if self.recorder.over_limit() && self.plan.capture.kill_at_output_limit {
+            self.end(Cause::OutputLimit);
+        }
+    }
+
+    fn lose_exactness(&mut self, from_seq: u64, why: &str) {
+        if self.ordering == Ordering::Exact && !self.plan.program.tty {
+            self.ordering = Ordering::Arrival;
+            self.exact_until_seq = Some(from_seq);
+            self.recorder.note(Note::Arrival { from_seq, why: why.into() });
+        }
+    }
+
+    // ---- the clock -------------------------------------------------------------------------------------------------
+
+    fn next_event(&self) -> Option<u64> {
+        let retry = self.storage_full_since.map(|_| self.recorder.last_time() + STORAGE_RETRY_NS);
+        [self.deadline, self.next_cpu_check, self.next_sample, retry].into_iter().flatten().min()
+    }
+
+    fn watch_clock(&mut self) {
+        let now = self.recorder.now();
+        if self.storage_full_since.is_some() {
+            self.retry_storage(now);
+        }
+        if self.next_sample.is_some_and(|at| now >= at) {
+            self.sample();
+        }
+        if self.next_cpu_check.is_some_and(|at| now >= at) {
+            self.check_cpu(now);
+        }
+        if self.deadline.is_none_or(|at| now < at) {
+            return;
+        }
+        self.deadline = None;
+        match self.phase {
+            Phase::Building | Phase::Starting => {
+                self.fail_start("build the sandbox", Errno(libc::ETIMEDOUT), "it took too long");
+            }
+            Phase::Running => self.end(Cause::WallTime),
+            Phase::Grace => self.kill(),
+            Phase::Ending => self.ending_is_late(),
+            Phase::Over => {}
+        }
+    }
+
+    fn check_cpu(&mut self, now: u64) {
+        self.next_cpu_check = None;
+        let used = self.groups.as_ref().and_then(Groups::cpu_ns);
+        if let (Some(limit), Some((user, system))) = (self.plan.capture.cpu_ns, used) {
+            let used = user + system;
+            if used >= limit {
+                return self.end(Cause::CpuTime);
+            }
+            let earliest = (limit - used) / sys::online_cpus();
+            self.next_cpu_check = Some(now + earliest.max(CPU_CHECK_NS_MIN));
+        }
+    }
+
+    /// Where the kernel keeps a peak there is nothing to sample.
+    fn sample(&mut self) {
+        self.next_sample = None;
+        let Some(groups) = &self.groups else { return };
+        if groups.processes_peak().is_some() || self.started.is_none() {
+            return;
+        }
+        if let Some(processes) = groups.processes_now() {
+            self.processes_sampled = self.processes_sampled.max(processes);
+            if self.phase == Phase::Running {
+                self.next_sample = Some(self.recorder.now() + SAMPLE_NS);
+            }
+        }
+    }
+
+    fn storage_full(&mut self) {
+        if self.storage_full_since.is_none() {
+            self.storage_full_since = Some(self.recorder.now());
+        }
+    }
+
+    /// Nothing was lost so far: the bytes are in our buffer, in the pipe, or still with the program.
+    fn retry_storage(&mut self, now: u64) {
+        let since = self.storage_full_since.take();
+        if self.recorder.flush().is_ok() {
+            self.read_both();
+            if self.storage_full_since.is_none() {
+                return self.answer();
+            }
+        }
+        self.storage_full_since = since;
+        if since.is_some_and(|since| now > since + STORAGE_WAIT_NS) {
+            self.storage_full_since = None;
+            self.recorder.give_up_storage = true;
+            self.end(Cause::StorageFull);
+            self.answer();
+        }
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    /// Ends the run for this cause. The first cause stands.
+    pub(crate) fn end(&mut self, cause: Cause) {
+        if self.phase == Phase::Over || (self.cause.is_some() && self.phase == Phase::Ending) {
+            return;
+        }
+        // The main process ended by itself: that stays the cause, whatever is done to what it left behind. Output over the
+        // limit counts still, because it makes the transcript incomplete.
+        let replace = match (&self.cause, &cause) {
+            (None, _) => true,
+            (Some(_), Cause::OutputLimit | Cause::StorageFull) => true,
+            (Some(_), _) => false,
+        };
+        if replace {
+            self.cause = Some(cause);
+        }
+        self.kill();
+    }
+
+    fn kill(&mut self) {
+        if matches!(self.phase, Phase::Ending | Phase::Over) {
+            return;
+        }
+        self.sample();
+        self.phase = Phase::Ending;
+        self.next_cpu_check = None;
+        self.next_sample = None;
+        self.stdin = None;
+        self.deadline = Some(self.recorder.now() + KILL_NS);
+        match (&self.terminal, &self.init_socket) {
+            (Some(_), Some(socket)) if self.started.is_some() => {
+                let _ = Message::KillAll {}.send(socket.as_fd(), None);
+                self.deadline = Some(self.recorder.now() + DRAIN_NS);
+            }
+            _ => self.kill_init(),
+        }
+    }
+
+    fn kill_init(&mut self) {
+        if let Some((_, pidfd)) = &self.init {
+            let _ = sys::pidfd_kill(pidfd.as_fd());
+        }
+    }
+
+    /// Moves on when the conditions of an arrow in the drawing hold.
+    fn step(&mut self) {
+        if self.phase == Phase::Building && self.ready && self.go {
+            self.phase = Phase::Starting;
+            if let Some(socket) = &self.init_socket
+                && let Err(errno) = (Message::Go {}).send(socket.as_fd(), None)
+            {
+                self.fail_start("hand over", errno, &errno.to_string());
+            }
+        }
+        if self.phase == Phase::Grace && self.all_gone {
+            self.kill();
+        }
+        if self.phase == Phase::Ending {
+            let at_end = self.sources.iter().all(|source| source.fd.is_none());
+            if self.terminal.is_some() && self.all_gone && at_end {
+                self.kill_init();
+            }
+            if self.init.is_none() && at_end {
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    fn ending_is_late(&mut self) {
+        if self.init.is_some() && self.terminal.take().is_some() {
+            // Init didn't get it done in time: the kernel will.
+            self.kill_init();
+            self.deadline = Some(self.recorder.now() + KILL_NS);
+            return;
+        }
+        if self.init.is_some() {
+            self.cause = Some(Cause::Internal { message: "the sandbox could not be killed".into() });
+        }
+        self.give_up();
+    }
+
+    /// Both streams end here, whatever is still in them.
+    fn give_up(&mut self) {
+        for source in &mut self.sources {
+            if source.fd.take().is_some() {
+                source.end = StreamEnd::LeakedWriter;
+            }
+        }
+        self.kill_init();
+        self.phase = Phase::Over;
+    }
+}
+
+fn no_listener(errno: u32) -> String {
+    match errno as i32 {
+        libc::EBUSY => "a seccomp listener exists above this sandbox".into(),
+        libc::EINVAL => "this kernel has no seccomp listener that timers can't disturb (Linux 5.19)".into(),
+        errno => format!("no seccomp listener: {}", Errno(errno)),
+    }
+}

@@ -1,0 +1,106 @@
+//! The socket to whoever started us: the plan comes in, then single bytes; single bytes go out when there is news.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use lastword_sandbox::plan::{Plan, WireError};
+use lastword_sandbox::sys::{self, Errno};
+
+/// Starter to supervisor: the accept is durable, the program may start.
+const GO: u8 = b'G';
+/// Starter to supervisor: end the run.
+const CANCEL: u8 = b'C';
+/// Supervisor to starter: there is something new in the spool.
+const NEWS: u8 = b'.';
+
+#[derive(Debug)]
+pub(crate) enum PlanError {
+    Socket(Errno),
+    Closed,
+    TooLarge,
+    Wire(WireError),
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanError::Socket(errno) => write!(f, "receive the plan: {errno}"),
+            PlanError::Closed => write!(f, "receive the plan: the starter went away"),
+            PlanError::TooLarge => write!(f, "receive the plan: it is over all bounds"),
+            PlanError::Wire(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// What the starter says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Go,
+    Cancel,
+    /// It is gone. The run goes on.
+    Gone,
+    Nothing,
+}
+
+pub(crate) struct Starter {
+    socket: Option<OwnedFd>,
+}
+
+impl Starter {
+    pub(crate) fn new(socket: OwnedFd) -> Starter {
+        Starter { socket: Some(socket) }
+    }
+
+    /// Blocks until the whole plan is here, with the descriptor for stdin if one came along.
+    pub(crate) fn receive_plan(&mut self) -> Result<(Plan, Option<OwnedFd>), PlanError> {
+        let mut prefix = [0; 8];
+        let stdin = self.fill(&mut prefix)?;
+        let len = Plan::encoded_len(prefix).ok_or(PlanError::TooLarge)?;
+        let mut bytes = vec![0; len];
+        self.fill(&mut bytes)?;
+        Ok((Plan::decode(&bytes).map_err(PlanError::Wire)?, stdin))
+    }
+
+    fn fill(&mut self, into: &mut [u8]) -> Result<Option<OwnedFd>, PlanError> {
+        let socket = self.socket.as_ref().ok_or(PlanError::Closed)?;
+        let mut passed = None;
+        let mut done = 0;
+        while done < into.len() {
+            match sys::receive(socket.as_fd(), &mut into[done..], true) {
+                Ok((0, _)) => return Err(PlanError::Closed),
+                Ok((n, fd)) => {
+                    done += n;
+                    passed = passed.or(fd);
+                }
+                Err(Errno(libc::EINTR)) => {}
+                Err(errno) => return Err(PlanError::Socket(errno)),
+            }
+        }
+        Ok(passed)
+    }
+
+    pub(crate) fn raw_fd(&self) -> Option<RawFd> {
+        self.socket.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    pub(crate) fn listen(&mut self) -> Word {
+        let Some(socket) = &self.socket else { return Word::Nothing };
+        let mut byte = [0];
+        match sys::receive(socket.as_fd(), &mut byte, false) {
+            Ok((1, _)) if byte[0] == GO => Word::Go,
+            Ok((1, _)) if byte[0] == CANCEL => Word::Cancel,
+            Ok((1, _)) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Word::Nothing,
+            Ok(_) | Err(_) => {
+                self.socket = None;
+                Word::Gone
+            }
+        }
+    }
+
+    /// Never waits: a starter that doesn't listen has news waiting already.
+    pub(crate) fn tell_news(&self) {
+        if let Some(socket) = &self.socket {
+            let _ = sys::send(socket.as_fd(), &[NEWS], None, false);
+        }
+    }
+}
