@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
 }
 
 /// The beginning of both streams, from the transcript. What stands behind damage is left out: `verify` speaks of that.
-fn inline(store: &Store, id: Uuid) -> anyhow::Result<Inline> {
+pub(super) fn inline(store: &Store, id: Uuid) -> anyhow::Result<Inline> {
     let mut transcript = store.transcript(id)?;
     let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
     let read = Replay::default().read_on(&mut transcript, &mut |record| {

@@ -4,8 +4,9 @@ use lastword_api::{Execution, Status, Timestamp};
 use lastword_store::Filter;
 use serde::Serialize;
 
+use super::message::say_error;
 use super::output::{print, print_json};
-use super::{Globals, object, summary, values};
+use super::{FAILURE, Globals, object, summary, values};
 
 /// Most executions that one list shows.
 const LIMIT_MAX: u16 = 1000;
@@ -48,11 +49,22 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
         limit: usize::from(args.limit),
         ..Filter::default()
     };
-    let items = store.list(&filter)?.iter().map(object).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut items = Vec::new();
+    let mut code = 0;
+    for entry in store.list(&filter)? {
+        match object(&entry) {
+            Ok(execution) => items.push(execution),
+            // One that can't be read must not hide the others.
+            Err(error) => {
+                say_error(&error);
+                code = FAILURE;
+            }
+        }
+    }
     if args.json {
         print_json(&Page { items })?;
     } else {
         print(&summary::of_many(&items))?;
     }
-    Ok(0)
+    Ok(code)
 }

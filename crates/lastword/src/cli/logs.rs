@@ -10,6 +10,7 @@ use lastword_api::{Stream, Timestamp};
 use lastword_store::{Store, Transcript};
 use uuid::Uuid;
 
+use super::message::Advice;
 use super::output::Output;
 use super::print::{Printer, index};
 use super::replay::{Content, Record, Replay};
@@ -92,7 +93,8 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
     if args.follow {
         follow(&store, id, &mut transcript, &mut visit)?;
     } else {
-        Replay::default().read_on(&mut transcript, &mut visit)?.is_break();
+        let read = Replay::default().read_on(&mut transcript, &mut visit);
+        let _ = read.hint(format!("lastword verify {id} says more"))?;
     }
     if let Some(error) = writer.failure() {
         return Err(error);
@@ -104,7 +106,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
 }
 
 /// Reads on until the transcript is sealed, or its execution has ended without a seal.
-fn follow(
+pub(super) fn follow(
     store: &Store,
     id: Uuid,
     transcript: &mut Transcript,

@@ -183,15 +183,16 @@ impl Sink for Collector {
 pub(crate) mod tests {
     use lastword_frame::binary::encode;
     use lastword_frame::{Begin, Note, Ordering};
+    use uuid::Uuid;
 
     use super::*;
 
     /// The frames of a run that goes on.
-    pub(crate) fn transcript(records: &[(lastword_frame::Stream, &[u8])]) -> Vec<u8> {
+    pub(crate) fn transcript(id: Uuid, records: &[(lastword_frame::Stream, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let begin = Begin {
             version: Begin::VERSION,
-            id: [1; 16],
+            id: *id.as_bytes(),
             boot_id: [2; 16],
             wall_ns: 1_000,
             ordering: Ordering::Exact,
@@ -208,7 +209,7 @@ pub(crate) mod tests {
     #[test]
     fn records_come_out_whole_wherever_the_reader_pauses() {
         use lastword_frame::Stream as S;
-        let bytes = transcript(&[(S::Stdout, b"out\n"), (S::Stderr, b"err\n")]);
+        let bytes = transcript(Uuid::nil(), &[(S::Stdout, b"out\n"), (S::Stderr, b"err\n")]);
         for split in 0..bytes.len() {
             let mut replay = Replay::default();
             let mut seen = Vec::new();
@@ -230,10 +231,10 @@ pub(crate) mod tests {
 
     #[test]
     fn damage_is_an_error_after_what_is_good() {
-        let mut bytes = transcript(&[
-            (lastword_frame::Stream::Stdout, b"good"),
-            (lastword_frame::Stream::Stdout, b"bad"),
-        ]);
+        let mut bytes = transcript(
+            Uuid::nil(),
+            &[(lastword_frame::Stream::Stdout, b"good"), (lastword_frame::Stream::Stdout, b"bad")],
+        );
         *bytes.last_mut().unwrap() ^= 1;
         let mut count = 0;
         let result = Replay::default().read_on(&mut &bytes[..], &mut |_| {

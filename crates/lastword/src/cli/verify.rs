@@ -43,16 +43,16 @@ struct Report {
 
 /// What reading one execution again has shown.
 #[derive(Debug, Serialize)]
-struct Item {
-    id: Uuid,
-    ok: bool,
-    status: String,
-    complete: bool,
-    why_incomplete: Option<String>,
-    records: u64,
-    stdout_bytes: u64,
-    stderr_bytes: u64,
-    problems: Vec<String>,
+pub(super) struct Item {
+    pub(super) id: Uuid,
+    pub(super) ok: bool,
+    pub(super) status: String,
+    pub(super) complete: bool,
+    pub(super) why_incomplete: Option<String>,
+    pub(super) records: u64,
+    pub(super) stdout_bytes: u64,
+    pub(super) stderr_bytes: u64,
+    pub(super) problems: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -120,7 +120,7 @@ fn progress_bar(count: usize) -> ProgressBar {
     }
 }
 
-fn check(store: &Store, entry: &Entry) -> anyhow::Result<Item> {
+pub(super) fn check(store: &Store, entry: &Entry) -> anyhow::Result<Item> {
     let mut verdict = store.verify(entry.id)?;
     match object(entry) {
         Ok(execution) if entry.ended => verdict.problems.extend(contradictions(&execution, &verdict)),
