@@ -37,6 +37,11 @@ fn everything_has_its_bytes() {
     check_both("everything", &sample::everything());
 }
 
+#[test]
+fn kinds_have_their_bytes() {
+    check_both("kinds", &sample::kinds());
+}
+
 /// Frozen for all versions: every reader there will ever be finds magic, version and ids at these places.
 #[test]
 fn the_begin_block_never_changes() {
