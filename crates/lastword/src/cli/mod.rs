@@ -13,6 +13,8 @@ mod print;
 mod replay;
 mod rm;
 mod run;
+#[cfg(test)]
+mod stored_tests;
 mod summary;
 mod values;
 mod verify;
