@@ -8,113 +8,166 @@
 //! Several processes may use one data directory at a time, and any of them may be killed at any time.
 #![forbid(unsafe_code)]
 
+mod commit;
+pub mod disk;
+mod entry;
 mod error;
+mod finish;
+mod index;
+mod layout;
 pub mod limits;
+mod open;
+mod orphans;
+mod recover;
+mod scan;
+mod segment;
+mod spool;
+mod transcript;
 mod types;
+mod verify;
 
-use std::io::Read;
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::commit::Group;
+use crate::disk::{Disk, RealDisk};
+use crate::entry::Kind;
+use crate::index::State;
+use crate::limits::AMBIGUOUS_SHOWN_MAX;
+use crate::recover::Shelf;
+
 pub use error::Error;
+pub use transcript::Transcript;
 pub use types::{Entry, Filter, Meta, Orphan, SegmentsReport, Spool, Verdict};
 
 /// A data directory, open. `Send + Sync`; threads that write at the same time share one sync.
 #[derive(Debug)]
-pub struct Store {}
-
-/// The bytes of one transcript, in order.
-#[derive(Debug)]
-pub struct Transcript {}
-
-impl Read for Transcript {
-    fn read(&mut self, _buffer: &mut [u8]) -> std::io::Result<usize> {
-        unimplemented!()
-    }
+pub struct Store {
+    shelf: Shelf,
+    group: Group,
+    /// While this is held, nobody deletes the index under us.
+    _in_use: File,
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl Store {
     /// Opens a data directory, and makes it if it is not there. Brings the index up to the segments; rebuilds it
     /// when it is missing or damaged.
     pub fn open(dir: &Path) -> Result<Store, Error> {
-        unimplemented!()
+        Store::open_on(dir, Arc::new(RealDisk))
+    }
+
+    /// [`Store::open`] with the segments on another kind of disk.
+    pub fn open_on(dir: &Path, disk: Arc<dyn Disk>) -> Result<Store, Error> {
+        open::open(dir, disk)
     }
 
     /// Throws the index away and makes it anew from the segments. Refused with [`Error::InUse`] while other
     /// processes have the store open.
     pub fn rebuild_index(dir: &Path) -> Result<Store, Error> {
-        unimplemented!()
+        open::rebuild(dir, Arc::new(RealDisk))
     }
 
     /// Makes an execution's spool, locked. Before [`Store::accept`].
     pub fn create_spool(&self, id: Uuid) -> Result<Spool, Error> {
-        unimplemented!()
+        spool::create(&self.shelf.layout, id)
     }
 
-    /// Returns when the execution is durable and visible.
+    /// Returns when the execution is durable and visible. [`Error::Exists`] if there is, or was, one of this id.
     pub fn accept(&self, id: Uuid, meta: &Meta, object: &[u8]) -> Result<(), Error> {
-        unimplemented!()
+        if self.shelf.index.state(id)? != State::Unknown {
+            return Err(Error::Exists { id });
+        }
+        self.group.submit(finish::live_job(Kind::Accept, id, meta, object)?)
     }
 
     /// A start: visible on return, durable with the next sync. Ignored after the end.
     pub fn update(&self, id: Uuid, meta: &Meta, object: &[u8]) -> Result<(), Error> {
-        unimplemented!()
+        match self.shelf.index.state(id)? {
+            State::Live => self.group.submit(finish::live_job(Kind::Update, id, meta, object)?),
+            State::Ended | State::Removed => Ok(()),
+            State::Unknown => Err(Error::NotFound { id }),
+        }
     }
 
     /// Moves the spool's bytes and the end into a segment; returns when they are durable and visible, and the
     /// spool is removed. Already ended: `Ok`, and the first end stays.
+    ///
+    /// On an error the spool stays on disk, unlocked: it is an orphan until someone ends it.
     pub fn finish(&self, spool: Spool, meta: &Meta, object: &[u8]) -> Result<(), Error> {
-        unimplemented!()
+        self.finish_spool(spool, meta, object)
     }
 
-    /// The end of an execution whose spool is gone ([`Orphan::Missing`]), with an empty transcript.
+    /// The end of an execution whose spool is gone ([`Orphan::Missing`]), with an empty transcript. `Ok` also when
+    /// someone else has ended it, or is at it right now.
     pub fn finish_without_spool(&self, id: Uuid, meta: &Meta, object: &[u8]) -> Result<(), Error> {
-        unimplemented!()
+        self.finish_lost(id, meta, object)
     }
 
     pub fn get(&self, id: Uuid) -> Result<Option<Entry>, Error> {
-        unimplemented!()
+        Ok(self.shelf.index.get(id)?.map(|(entry, _)| entry))
     }
 
     /// Newest first, by id.
     pub fn list(&self, filter: &Filter) -> Result<Vec<Entry>, Error> {
-        unimplemented!()
+        self.shelf.index.list(filter)
     }
 
     /// All ids, newest first.
     pub fn ids(&self) -> Result<Vec<Uuid>, Error> {
-        unimplemented!()
+        self.shelf.index.ids()
     }
 
     /// A full id, with or without dashes, or the beginning of exactly one.
     pub fn resolve(&self, prefix: &str) -> Result<Uuid, Error> {
-        unimplemented!()
+        let digits: String = prefix.chars().filter(|c| *c != '-').collect();
+        let bad = || Error::BadPrefix { prefix: prefix.to_owned() };
+        if digits.is_empty() || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(bad());
+        }
+        let bound = |fill: &str| {
+            let full = format!("{digits}{}", fill.repeat(32 - digits.len()));
+            Uuid::try_parse(&full).map_err(|_| bad())
+        };
+        let found = self.shelf.index.ids_between(bound("0")?, bound("f")?, AMBIGUOUS_SHOWN_MAX)?;
+        match found[..] {
+            [] => Err(Error::NoMatch { prefix: prefix.to_owned() }),
+            [only] => Ok(only),
+            _ => Err(Error::Ambiguous { prefix: prefix.to_owned(), candidates: found }),
+        }
     }
 
-    /// The transcript's bytes: from its segment when it has ended, else what the spool holds now.
+    /// The transcript's bytes: from its segment when it has ended, else what the spool holds, and goes on to hold
+    /// when it is read again.
     pub fn transcript(&self, id: Uuid) -> Result<Transcript, Error> {
-        unimplemented!()
+        Transcript::open(&self.shelf, id)
     }
 
     /// Removes an ended execution, durably. [`Error::NotEnded`] while it runs.
     pub fn remove(&self, id: Uuid) -> Result<(), Error> {
-        unimplemented!()
+        let place = transcript::place_of(&self.shelf.index, id)?;
+        self.group.submit(finish::tombstone_job(id))?;
+        transcript::punch(&self.shelf, place);
+        Ok(())
     }
 
-    /// Accepted executions that have not ended and that nobody works on. Removes leftover spools on the way.
+    /// Accepted executions that have not ended and that nobody works on. Each comes with its spool's lock, held until
+    /// it is dropped. Removes leftover spools on the way.
     pub fn orphans(&self) -> Result<Vec<Orphan>, Error> {
-        unimplemented!()
+        self.find_orphans()
     }
 
-    /// Reads everything of one execution again and checks it.
+    /// Reads everything of one execution again: checksums, the order of its chunks, its seal, and whether what is
+    /// claimed of it holds. Damage is a problem in the verdict, not an error.
     pub fn verify(&self, id: Uuid) -> Result<Verdict, Error> {
-        unimplemented!()
+        self.verify_one(id)
     }
 
-    /// Reads all segments again, also what no execution refers to.
+    /// Reads all segments again, also what no execution refers to. Not the seals: [`Store::verify`] of each of
+    /// [`Store::ids`] does that.
     pub fn verify_segments(&self) -> Result<SegmentsReport, Error> {
-        unimplemented!()
+        self.verify_all_segments()
     }
 }

@@ -1,0 +1,10 @@
+//! The store from outside: what it keeps, through kills, power cuts and damage.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod basics;
+mod crash;
+mod damage;
+mod faulty;
+mod kill;
+mod model;
+mod support;
