@@ -68,6 +68,20 @@ fn text_stays_text() {
     }
 }
 
+/// One value has one spelling, in base64 too: bits that stand for nothing must be zero.
+#[test]
+fn base64_has_no_spare_bits() {
+    for (bytes, right, wrong) in
+        [(&b"\xFF"[..], "/w==", "/x=="), (b"\xF0\x9D", "8J0=", "8J1="), (b"\xFF", "/w==", "/w=A")]
+    {
+        let log = String::from_utf8(to_lines(&[output(1, Stream::Stdout, bytes)])).expect("ASCII");
+        assert_eq!(decode_lines(log.as_bytes(), &[]).1, []);
+        let changed = log.replace(right, wrong);
+        assert_ne!(log, changed);
+        assert!(matches!(&decode_lines(changed.as_bytes(), &[]).1[..], [Odd::Damaged(_)]), "{wrong}");
+    }
+}
+
 /// A read that ends inside a character leaves the rest readable.
 #[test]
 fn cut_characters_cost_one_short_line() {
