@@ -3,6 +3,7 @@
 //! [`cli`] is the way in; [`execution`] the life of one run; [`runtime`] what is known of each language.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod cli;
 pub mod execution;
 pub mod runtime;

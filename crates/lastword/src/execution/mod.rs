@@ -1,13 +1,31 @@
 //! The lifecycle of one execution.
+//!
+//! ```text
+//!   request -> plan -> spool made and locked -> supervisor builds the sandbox --+
+//!                                     \-> accept durable ----------------------+--> go -> running
+//!   running -> supervisor ends -> transcript verified -> end durable -> visible -> spool removed
+//!   running -> we are killed: the supervisor goes on; the next command finds the end (recover)
+//!   running -> the supervisor is killed: error/lost, with every byte that it wrote down
+//! ```
+//! The program is handed over only after the accept is durable, and a handed-over program never runs twice.
 
+pub mod cancel;
+pub mod follow;
+pub mod outcome;
+pub mod recover;
 pub mod request;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
 
-use lastword_api::{Execution, Stream};
-use lastword_store::Store;
+use lastword_api::{Backend, Execution, Status, Stream, Timestamp};
+use lastword_store::{Meta, Store};
 use uuid::Uuid;
 
+use crate::backend::native::start::News;
+use crate::backend::native::{self, Machine, Refused, Supervisor};
+pub use cancel::Cancel;
+use follow::Follower;
+pub use recover::recover;
 pub use request::Request;
 
 /// Takes records as they come, in their order.
@@ -20,36 +38,93 @@ pub trait Sink {
     fn dropped(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: u64);
 }
 
-/// Asks a run for its end, from another thread.
-#[derive(Debug, Default)]
-pub struct Cancel {
-    asked: AtomicBool,
-}
-
-impl Cancel {
-    pub fn cancel(&self) {
-        self.asked.store(true, Ordering::SeqCst);
-    }
-}
-
 /// Why there is no execution to show for a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("running programs is not available yet in this version")]
-    NotYet,
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Backend(#[from] native::Error),
+    #[error(transparent)]
+    Store(#[from] lastword_store::Error),
+    #[error("cannot read the spool of {id}")]
+    Spool { id: Uuid, source: io::Error },
+    #[error("the stored object of {id} can't be understood")]
+    Object { id: Uuid, source: serde_json::Error },
 }
 
 /// Runs a request to its end.
 pub fn run(
-    _store: &Store,
-    _request: Request,
-    _sink: &mut dyn Sink,
-    _cancel: &Cancel,
+    store: &Store,
+    mut request: Request,
+    sink: &mut dyn Sink,
+    cancel: &Cancel,
 ) -> Result<Execution, Error> {
-    Err(Error::NotYet)
+    let machine = Machine::get();
+    let id = Uuid::now_v7();
+    let created = Timestamp::now();
+    let planned = native::plan::plan(machine, id.into_bytes(), &request)?;
+    let mut execution = Execution::queued(id, created, Backend::Native, planned.limits.clone());
+    execution.status = Status::Running;
+    execution.enforced = planned.enforced.clone();
+    execution.runtime = request.runtime.as_ref().map(|runtime| runtime.name.clone());
+    execution.labels = std::mem::take(&mut request.labels);
+    execution.environment.kernel = Some(machine.kernel.clone());
+    execution.environment.lastword = env!("CARGO_PKG_VERSION").into();
+    // True until the end says otherwise: whoever finds this later can't know.
+    execution.retry.program_started = true;
+
+    let spool = store.create_spool(id)?;
+    let stdin = match std::mem::replace(&mut request.stdin, request::Stdin::Nothing) {
+        request::Stdin::Fd(fd) => Some(fd),
+        _ => None,
+    };
+    // The sandbox is built while the accept becomes durable.
+    let mut supervisor = Supervisor::start(&planned.plan, stdin, &spool.file)?;
+    if let Err(error) = accept(store, &execution) {
+        // Without a go it ends by itself, and nothing of it stays.
+        drop(supervisor);
+        let _ = std::fs::remove_file(&spool.path);
+        return Err(error);
+    }
+    sink.accepted(id);
+    execution.queue_ms = Some((Timestamp::now().ns() - created.ns()) as f64 / 1e6);
+    // A supervisor that is gone already shows in its spool.
+    let _ = supervisor.go();
+
+    let mut follower = Follower::new(id);
+    loop {
+        let news = supervisor.wait_for_news(cancel)?;
+        follower.read(&spool.file, sink)?;
+        if news == News::End {
+            break;
+        }
+    }
+    supervisor.reap()?;
+    follower.read(&spool.file, sink)?;
+    outcome::conclude(&mut execution, &follower.finish(), machine);
+    store.finish(spool, &meta(&execution), &object(&execution)?)?;
+    Ok(execution)
 }
 
-/// Finishes executions whose runner is gone. Returns how many.
-pub fn recover(_store: &Store) -> Result<u64, Error> {
-    Ok(0)
+fn accept(store: &Store, execution: &Execution) -> Result<(), Error> {
+    Ok(store.accept(execution.id, &meta(execution), &object(execution)?)?)
+}
+
+fn object(execution: &Execution) -> Result<Vec<u8>, Error> {
+    execution.to_stored_json().map_err(|source| Error::Object { id: execution.id, source })
+}
+
+/// What executions are listed by.
+fn meta(execution: &Execution) -> Meta {
+    Meta {
+        status: execution.status.name().into(),
+        reason: execution.reason.map(|reason| reason.name().into()),
+        complete: execution.transcript.complete,
+        created_ns: execution.created_at.ns(),
+        ended_ns: execution.ended_at.map(Timestamp::ns),
+        backend: execution.backend.name().into(),
+        runtime: execution.runtime.clone(),
+        labels: execution.labels.clone(),
+    }
 }

@@ -1,0 +1,3 @@
+//! What isolates and runs programs.
+
+pub mod native;

@@ -1,0 +1,46 @@
+//! Finishes executions whose starter is gone.
+
+use lastword_api::Execution;
+use lastword_frame::verify::Verifier;
+use lastword_sandbox::cgroup::groups;
+use lastword_store::{Orphan, Store};
+use uuid::Uuid;
+
+use super::follow::{Follower, Silent};
+use super::{Error, meta, object, outcome};
+use crate::backend::native::Machine;
+
+/// Finishes every execution that nobody works on any more. Returns how many.
+///
+/// A sealed spool is a run that ended: it gets its own end. One without a seal lost its supervisor (killed, or the machine
+/// went down): it ends as lost, with every byte that was written down. No process is ever looked for by its number: what may
+/// still run is found in the control group that carries the execution's id.
+pub fn recover(store: &Store) -> Result<u64, Error> {
+    let orphans = store.orphans()?;
+    let mut finished = 0;
+    for orphan in orphans {
+        match orphan {
+            Orphan::Spool(spool) => {
+                let Some(entry) = store.get(spool.id)? else { continue };
+                let mut execution = parse(spool.id, &entry.object)?;
+                let machine = Machine::get();
+                groups::sweep(machine.cgroups.parents(), spool.id.as_bytes());
+                let mut follower = Follower::new(spool.id);
+                follower.read(&spool.file, &mut Silent)?;
+                outcome::conclude(&mut execution, &follower.finish(), machine);
+                store.finish(spool, &meta(&execution), &object(&execution)?)?;
+            }
+            Orphan::Missing { id, entry } => {
+                let mut execution = parse(id, &entry.object)?;
+                outcome::conclude(&mut execution, &Verifier::new().finish(), Machine::get());
+                store.finish_without_spool(id, &meta(&execution), &object(&execution)?)?;
+            }
+        }
+        finished += 1;
+    }
+    Ok(finished)
+}
+
+fn parse(id: Uuid, object: &[u8]) -> Result<Execution, Error> {
+    serde_json::from_slice(object).map_err(|source| Error::Object { id, source })
+}
