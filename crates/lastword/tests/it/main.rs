@@ -1,0 +1,21 @@
+//! The real binary, driven as its users drive it. One program, so that it links once.
+//!
+//! `LASTWORD_SOAK=1` takes the large counts; figures then go to the file that `LASTWORD_SOAK_REPORT` names.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test says what it needs by unwrapping")]
+
+mod bad_input;
+mod cli;
+mod conformance;
+mod durability;
+mod fixture;
+mod hostile;
+mod lab;
+mod leftovers;
+mod limits;
+mod object;
+mod ordering;
+mod reboot;
+mod rootless;
+mod soak;
+mod streams;
