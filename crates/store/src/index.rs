@@ -37,7 +37,7 @@ const SCHEMA_1: &str = "
 ";
 /// Pause between two tries to get SQLite's write lock. Its own schedule starts there and soon waits 100 ms.
 const BUSY_PAUSE: Duration = Duration::from_micros(250);
-const COLUMNS: &str = "id, ended, meta, object, segment, start_at, end_at";
+const COLUMNS: &str = "id, ended, meta, object, segment, start_at, end_at, whole";
 
 /// Where an ended execution's chunks begin and its end entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,10 +372,14 @@ fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
 fn read_row(row: &Row<'_>) -> rusqlite::Result<(Entry, Option<Place>)> {
     let ended: bool = row.get(1)?;
     let text: String = row.get(2)?;
-    let meta: Meta = serde_json::from_str(&text).map_err(|error| {
+    let mut meta: Meta = serde_json::from_str(&text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
     })?;
-    let entry = Entry { id: uuid_at(row, 0)?, meta, ended, object: row.get(3)? };
+    let damaged = row.get::<_, Option<bool>>(7)? == Some(false);
+    if damaged {
+        meta.complete = meta.complete.and(Some(false));
+    }
+    let entry = Entry { id: uuid_at(row, 0)?, meta, ended, damaged, object: row.get(3)? };
     let place = match ended {
         true => Some(Place { segment: uuid_at(row, 4)?, start: number_at(row, 5)?, at: number_at(row, 6)? }),
         false => None,

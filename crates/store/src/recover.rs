@@ -119,16 +119,23 @@ impl Shelf {
             let segments = &self.layout.segments;
             self.disk.sync_dir(segments).map_err(|error| Error::io("sync", segments, error))?;
         }
-        let mut rows = Rows { shelf: self, segment: id, changes: Vec::new(), bytes: 0, damaged: false };
+        let mut rows = Rows {
+            shelf: self,
+            segment: id,
+            known: progress.is_some(),
+            changes: Vec::new(),
+            bytes: 0,
+            damaged: false,
+        };
         let scanned = scan::scan(&*file, &head, from, len, &mut |item| rows.add(item));
         let scanned = scanned.map_err(|error| read_failed(&path, error))?;
-        rows.flush(scanned.good_to)?;
         let torn = scanned.good_to < len;
         // Rules 4 and 5.
         if closed || rows.damaged || (torn && progress.is_none()) {
-            self.close(id, len)?;
+            rows.finish(Progress { segment: id, indexed: len, closed: true })?;
             return Ok(None);
         }
+        rows.finish(Progress { segment: id, indexed: scanned.good_to, closed: false })?;
         if torn {
             // Rule 3.
             file.set_len(scanned.good_to).map_err(|error| Error::io("cut", &path, error))?;
@@ -204,6 +211,8 @@ pub(crate) fn read_failed(path: &Path, error: ScanError) -> Error {
 struct Rows<'a> {
     shelf: &'a Shelf,
     segment: Uuid,
+    /// The index knew the segment before.
+    known: bool,
     changes: Vec<Change>,
     bytes: usize,
     damaged: bool,
@@ -219,7 +228,8 @@ impl Rows<'_> {
             }
             Item::End(end) => {
                 // Rule 7.
-                if end.whole || !layout::exists(&self.shelf.layout.spool(end.id))? {
+                let counts = end.whole || (!self.known && !layout::exists(&self.shelf.layout.spool(end.id))?);
+                if counts {
                     self.bytes += end.object.len();
                     let place = Place { segment: self.segment, start: end.start, at: end.at };
                     let scan::EndItem { id, time_ns, meta, object, whole, .. } = end;
@@ -244,9 +254,19 @@ impl Rows<'_> {
 
     /// `to` is the end of a record, and everything before it was added.
     fn flush(&mut self, to: u64) -> Result<(), Error> {
-        // If we are killed behind this, the rest must be scanned under the same rules: damage stays known.
+        // If we are killed behind this, the rest must be scanned under the same rules: damage stays known, and an
+        // unknown segment unknown.
         let progress = Progress { segment: self.segment, indexed: to, closed: self.damaged };
-        self.shelf.index.apply(&self.changes, Some(progress))?;
+        self.apply(self.known.then_some(progress))
+    }
+
+    /// The segment becomes known, and what was decided about it, in one transaction.
+    fn finish(&mut self, progress: Progress) -> Result<(), Error> {
+        self.apply(Some(progress))
+    }
+
+    fn apply(&mut self, progress: Option<Progress>) -> Result<(), Error> {
+        self.shelf.index.apply(&self.changes, progress)?;
         self.changes.clear();
         self.bytes = 0;
         Ok(())

@@ -41,6 +41,9 @@ pub struct Entry {
     pub meta: Meta,
     /// Whether it has ended. The store doesn't interpret `meta.status`.
     pub ended: bool,
+    /// Its transcript was found damaged when the index was made anew. `meta.complete` is false then, whatever
+    /// `object` says.
+    pub damaged: bool,
     /// The execution object as it was handed in: the store doesn't look inside.
     pub object: Vec<u8>,
 }
