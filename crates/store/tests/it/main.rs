@@ -5,6 +5,5 @@ mod basics;
 mod crash;
 mod damage;
 mod faulty;
-mod kill;
 mod model;
 mod support;

@@ -2,16 +2,28 @@
 //!
 //! A child is this test binary again, told by its environment to be one. It writes every id to its own file as
 //! soon as the store has acknowledged it; those are what must be there afterwards.
+//!
+//! A test binary of its own: between fork and exec a child holds every lock of the process that starts it, and
+//! the other tests would find locks held that they have just released.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../it/support.rs"]
+#[expect(dead_code, reason = "shared with the other binary")]
+mod support;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use lastword_store::Store;
 use uuid::Uuid;
 
 use crate::support::*;
+
+/// Held by each test, for the same reason.
+static ALONE: Mutex<()> = Mutex::new(());
 
 const CHILD: &str = "LASTWORD_STORE_TEST_CHILD";
 /// Executions a child makes before it ends by itself.
@@ -54,7 +66,7 @@ fn child() {
 
 fn spawn(dir: &Path, count: usize) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "kill::child", "--nocapture"])
+        .args(["--exact", "child", "--nocapture"])
         .env(CHILD, dir)
         .env(COUNT, count.to_string())
         .stdout(Stdio::null())
@@ -100,6 +112,7 @@ fn check(dir: &Path) {
 
 #[test]
 fn killed_processes_lose_nothing_that_they_were_told() {
+    let _alone = ALONE.lock();
     let soak = std::env::var_os("LASTWORD_SOAK").is_some();
     let rounds = if soak { 200 } else { 30 };
     let dir = tempfile::tempdir().unwrap();
@@ -137,6 +150,7 @@ fn killed_processes_lose_nothing_that_they_were_told() {
 
 #[test]
 fn processes_share_a_store() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let children: Vec<Child> = (0..8).map(|_| spawn(dir.path(), 16)).collect();
     for mut child in children {
