@@ -132,7 +132,7 @@ fn a_store_of_a_newer_version() {
 fn a_working_directory_that_is_not_there() {
     let lab = Lab::new();
     let object = lab.run(&["--cwd", "/no/such/dir"], &Program::Command(&["true"]));
-    assert_eq!(object.end(), "error/start_failure", "{:?}", object.0);
+    assert_eq!(object.end(), "failed/start_failure", "{:?}", object.0);
     assert!(object.text("/problem/message").contains("/no/such/dir"), "{:?}", object.0);
 }
 

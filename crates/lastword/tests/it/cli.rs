@@ -68,11 +68,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("/transcript/stderr/blake3", "text"),
     ("/compile", "object?"),
     ("/outputs", "list"),
-    ("/usage/wall_ms", "number"),
-    ("/usage/cpu_user_ms", "number?"),
-    ("/usage/cpu_system_ms", "number?"),
-    ("/usage/memory_peak_bytes", "count?"),
-    ("/usage/processes_peak", "count?"),
+    ("/usage", "object?"),
     ("/limits", "object"),
     ("/enforced", "object"),
     ("/backend", "text"),
@@ -92,6 +88,15 @@ const FIELDS: &[(&str, &str)] = &[
     ("/queue_ms", "number?"),
 ];
 
+/// Of a program that ran.
+const USAGE: &[(&str, &str)] = &[
+    ("/usage/wall_ms", "number"),
+    ("/usage/cpu_user_ms", "number?"),
+    ("/usage/cpu_system_ms", "number?"),
+    ("/usage/memory_peak_bytes", "count?"),
+    ("/usage/processes_peak", "count?"),
+];
+
 fn has_all_fields(object: &Object) {
     for (pointer, kind) in FIELDS {
         assert!(fits(object.at(pointer), kind), "{pointer} isn't {kind}: {}", object.at(pointer));
@@ -109,6 +114,9 @@ fn the_object_has_every_field() {
     let lab = Lab::new();
     let object = lab.run(&["--label", "job=nightly"], &Program::Python("print(1)"));
     has_all_fields(&object);
+    for (pointer, kind) in USAGE {
+        assert!(fits(object.at(pointer), kind), "{pointer} isn't {kind}: {}", object.at(pointer));
+    }
     assert_eq!(
         (object.text("/backend"), object.text("/runtime"), object.text("/labels/job")),
         ("native", "python", "nightly")

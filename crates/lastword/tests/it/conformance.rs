@@ -37,7 +37,7 @@ fn row_01_writes_and_dies_at_once() {
 fn row_02_exec_of_a_missing_file() {
     let lab = Lab::new();
     let object = lab.run(&[], &Program::Command(&["/usr/bin/no-such-program"]));
-    assert_eq!(object.end(), "error/start_failure");
+    assert_eq!(object.end(), "failed/start_failure");
     said(&object, b"", b"");
     let problem = object.text("/problem/message");
     assert!(problem.contains("/usr/bin/no-such-program"), "{problem}");
@@ -53,7 +53,7 @@ fn row_02_exec_of_a_file_that_is_no_program() {
     // There in any sandbox, and not executable.
     let words = ["/usr/share/common-licenses/GPL-3"];
     let object = lab.run(&[], &Program::Command(&words));
-    assert_eq!(object.end(), "error/start_failure");
+    assert_eq!(object.end(), "failed/start_failure");
     said(&object, b"", b"");
     assert_eq!(lab.plain(&[], &Program::Command(&words)).code(), 126);
     assert_eq!(lab.plain(&[], &Program::Command(&["/usr/bin"])).code(), 126);

@@ -13,12 +13,22 @@ use crate::lab::{Lab, Program, ended, finish, needs_root, wait_for};
 use crate::object::Object;
 use crate::soak;
 
-/// Supervisors that work on runs of this data directory: their stdout is a spool.
+/// What a supervisor's executable is called.
+const NAME: &str = "lastword-supervisor";
+
+/// Supervisors that work on runs of this data directory: they hold a spool, and run from memory.
 pub(crate) fn supervisors(lab: &Lab) -> Vec<u32> {
+    let spools = lab.data.join("spool");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        if std::fs::read_link(entry.path().join("fd/1")).is_ok_and(|target| target.starts_with(&lab.data)) {
+        if !std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.to_string_lossy().contains(NAME))
+        {
+            continue;
+        }
+        let Ok(descriptors) = std::fs::read_dir(entry.path().join("fd")) else { continue };
+        let mut targets = descriptors.flatten().filter_map(|link| std::fs::read_link(link.path()).ok());
+        if targets.any(|target| target.starts_with(&spools)) {
             found.push(pid);
         }
     }

@@ -35,9 +35,9 @@ fn build(name: &str, flags: &[&str]) -> PathBuf {
         return built;
     }
     std::fs::create_dir_all(&directory).unwrap();
-    let own = directory.join(format!("{name}.{}", std::process::id()));
-    let thread = std::thread::current().id();
-    let own = own.with_extension(format!("{thread:?}").replace(['(', ')'], ""));
+    // Threads of one process may ask at once, too.
+    let thread = format!("{:?}", std::thread::current().id());
+    let own = directory.join(format!("{name}.{}.{}", std::process::id(), thread.replace(['(', ')'], "")));
     let output = Command::new("gcc")
         .args(flags)
         .arg("-o")

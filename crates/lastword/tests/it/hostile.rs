@@ -1,10 +1,12 @@
 //! G5 and G9: programs that attack. Each must get nothing, and its transcript must say exactly what it wrote.
 
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use crate::durability::supervisors;
 use crate::lab::{Lab, Program, needs_root};
 use crate::object::Object;
 
@@ -71,6 +73,37 @@ fn row_38_lines_that_look_like_records() {
 #[test]
 fn row_42_descriptors_that_were_left_open() {
     attack(&["descriptors"]);
+}
+
+/// What the caller has open by accident reaches neither the program nor the supervisor, which outlives the caller.
+#[test]
+fn row_42_descriptors_of_the_caller() {
+    let lab = Lab::new();
+    let canary = lab.file("canary", "of the caller");
+    let shell = |arguments: Vec<std::ffi::OsString>| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 7<>\"$0\" 9<>\"$0\"; exec \"$@\""]).arg(&canary);
+        command.arg(env!("CARGO_BIN_EXE_lastword")).arg("--data-dir").arg(&lab.data).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    };
+    let mut command = shell(lab.arguments(&["--json"], &Program::C("hostile", &["descriptors"])));
+    let object = Object::parse(&crate::lab::finish(&mut command, None).expect(0).stdout);
+    assert_eq!(String::from_utf8_lossy(&object.stdout()), "held\n");
+    assert_eq!(std::fs::read(&canary).unwrap(), b"of the caller");
+
+    let mut command = shell(lab.arguments(&[], &Program::Sh("echo ready; sleep 0.5")));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let holders: Vec<_> = supervisors(&lab).into_iter().filter(|pid| holds(*pid, &canary)).collect();
+    child.wait().unwrap();
+    assert!(holders.is_empty(), "the supervisor holds a file of its caller");
+}
+
+fn holds(pid: u32, path: &std::path::Path) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|link| std::fs::read_link(link.path()).ok()).any(|target| target == path)
 }
 
 #[test]

@@ -57,8 +57,10 @@ fn processes(claimed: impl Fn(&str) -> bool) -> Vec<String> {
             .filter_map(|name| std::fs::read(process.join(name)).ok())
             .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
             .collect();
-        let links =
-            children(&process.join("fd")).into_iter().filter_map(|link| std::fs::read_link(link).ok());
+        let links = children(&process.join("fd"))
+            .into_iter()
+            .chain([process.join("exe")])
+            .filter_map(|link| std::fs::read_link(link).ok());
         texts.extend(links.map(|target| target.display().to_string()));
         if let Some(text) = texts.iter().find(|text| claimed(text)) {
             found.push(format!("process {pid}: {text}"));
