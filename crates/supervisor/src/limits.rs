@@ -2,6 +2,8 @@
 
 /// Room for records between two writes to the spool.
 pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
+/// Of that room, what records never take: all notes of a run and its seal fit in here even while the disk is full.
+pub(crate) const NOTES_BYTES: usize = 32 * 1024;
 /// Always read with at least this much room: a read below PIPE_BUF throws away the rest of a packet-mode write.
 pub(crate) const READ_BYTES_MIN: usize = 4096;
 /// The program's pipes; a larger one means fewer turns under a flood. The kernel's default is kept where this is refused.

@@ -4,6 +4,7 @@
 //! spool, whose lock it holds by being alive. It outlives its starter and finishes alone.
 #![forbid(unsafe_code)]
 
+mod hear;
 mod limits;
 mod notify;
 mod recorder;
@@ -13,6 +14,7 @@ mod spool;
 mod start;
 mod starter;
 mod stdin;
+mod streams;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use lastword_frame::tally::Tally;
 use lastword_frame::{Frame, Note, Seal, Stream};
 use lastword_sandbox::sys::{self, Errno};
 
-use crate::limits::{BUFFER_BYTES, READ_BYTES_MIN};
+use crate::limits::{BUFFER_BYTES, NOTES_BYTES, READ_BYTES_MIN};
 use crate::spool::Spool;
 
 /// Why reading stopped short.
@@ -46,7 +46,9 @@ pub(crate) struct Recorder {
     open: Option<OpenRecord>,
     /// Bytes of both streams that may still be recorded.
     left: u64,
+    /// Read and thrown away, not yet accounted for.
     dropped: [u64; 2],
+    over_limit: bool,
     read_total: u64,
     /// The disk is given up: read on, but count everything as dropped.
     pub(crate) give_up_storage: bool,
@@ -65,6 +67,7 @@ impl Recorder {
             open: None,
             left: output_limit.unwrap_or(u64::MAX),
             dropped: [0; 2],
+            over_limit: false,
             read_total: 0,
             give_up_storage: false,
         }
@@ -87,7 +90,7 @@ impl Recorder {
     }
 
     pub(crate) fn over_limit(&self) -> bool {
-        !self.give_up_storage && self.dropped.iter().any(|bytes| *bytes > 0)
+        self.over_limit
     }
 
     /// Bytes read from the program so far, kept or not.
@@ -132,15 +135,15 @@ impl Recorder {
     /// Finds room to read into: the rest of the open record, or a new one. Writes out first when the buffer is full.
     fn room(&mut self, stream: Stream, time: u64) -> Result<usize, Stopped> {
         if self.give_up_storage {
-            self.open = None;
-            self.used = HEADER_BYTES;
-            return Ok(OUTPUT_BYTES_MAX);
+            // What was recorded before has its room on disk. What is read now goes behind it and is only counted.
+            let _ = self.flush();
+            return Ok(OUTPUT_BYTES_MAX.min(self.buffer.len() - self.used));
         }
         let full = |open: &OpenRecord| OUTPUT_BYTES_MAX - open.len < READ_BYTES_MIN;
         if self.open.as_ref().is_some_and(|open| open.stream != stream || full(open)) {
             self.close_record();
         }
-        if self.used + HEADER_BYTES + OUTPUT_BYTES_MAX > self.buffer.len() {
+        if self.used + HEADER_BYTES + OUTPUT_BYTES_MAX + NOTES_BYTES > self.buffer.len() {
             self.flush().map_err(Stopped::Storage)?;
         }
         self.spool.reserve(self.used + HEADER_BYTES + OUTPUT_BYTES_MAX).map_err(Stopped::Storage)?;
@@ -166,6 +169,7 @@ impl Recorder {
             None => 0,
         };
         self.dropped[stream.index()] += (n - kept) as u64;
+        self.over_limit |= kept < n && !self.give_up_storage;
     }
 
     fn close_record(&mut self) {
@@ -187,13 +191,13 @@ impl Recorder {
         let mut bytes = Vec::new();
         binary::encode(frame, &mut bytes);
         if self.used + bytes.len() > self.buffer.len() {
-            // Larger than what is left, or than the buffer: straight through. A full disk is met at the next flush.
+            // Only a seal with many output files: there is room for everything else (NOTES_BYTES).
             let _ = self.flush();
         }
         if self.used + bytes.len() <= self.buffer.len() {
             self.buffer[self.used..self.used + bytes.len()].copy_from_slice(&bytes);
             self.used += bytes.len();
-        } else {
+        } else if self.used == 0 {
             self.spool.write(&bytes);
         }
     }
@@ -216,17 +220,15 @@ impl Recorder {
         self.used > 0
     }
 
-    /// The records of what was dropped, so that nothing goes in silence.
-    pub(crate) fn account_for_dropped(&mut self) {
+    /// The record of what this stream dropped, so that nothing goes in silence. Once, after its last byte was read.
+    pub(crate) fn account_for_dropped(&mut self, stream: Stream) {
         self.close_record();
-        let time = self.now();
-        for stream in Stream::ALL {
-            let bytes = self.dropped[stream.index()];
-            if bytes > 0 {
-                self.frame(&Frame::Dropped { seq: self.seq, time, stream, bytes });
-                self.tally.dropped(self.seq, time, stream, bytes);
-                self.seq += 1;
-            }
+        let bytes = std::mem::take(&mut self.dropped[stream.index()]);
+        if bytes > 0 {
+            let time = self.now();
+            self.frame(&Frame::Dropped { seq: self.seq, time, stream, bytes });
+            self.tally.dropped(self.seq, time, stream, bytes);
+            self.seq += 1;
         }
     }
 

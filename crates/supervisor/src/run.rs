@@ -17,13 +17,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use lastword_frame::{Cause, Exit, Note, Ordering, Stream, StreamEnd};
 use lastword_sandbox::cgroup::Groups;
-use lastword_sandbox::message::{Message, Received};
+use lastword_sandbox::message::Message;
 use lastword_sandbox::plan::Plan;
 use lastword_sandbox::sys::{self, Errno, Notification, pid_t, pollfd};
 
 use crate::limits::*;
 use crate::notify::Listener;
-use crate::recorder::{Drained, Recorder, Stopped};
+use crate::recorder::Recorder;
 use crate::start::{self, Input};
 use crate::starter::{Starter, Word};
 use crate::stdin::StdinPump;
@@ -68,7 +68,7 @@ pub(crate) struct Rusage {
 pub(crate) struct Run<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) recorder: Recorder,
-    starter: Starter,
+    pub(crate) starter: Starter,
     pub(crate) phase: Phase,
     pub(crate) sources: [Source; 2],
     pub(crate) groups: Option<Groups>,
@@ -81,23 +81,23 @@ pub(crate) struct Run<'a> {
     pub(crate) ended: Option<u64>,
     pub(crate) rusage: Rusage,
     pub(crate) processes_sampled: u64,
-    init: Option<(pid_t, OwnedFd)>,
-    init_socket: Option<OwnedFd>,
-    child_socket: Option<OwnedFd>,
-    terminal: Option<OwnedFd>,
-    terminal_input: Option<Input>,
-    listener: Option<Listener>,
+    pub(crate) init: Option<(pid_t, OwnedFd)>,
+    pub(crate) init_socket: Option<OwnedFd>,
+    pub(crate) child_socket: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) terminal_input: Option<Input>,
+    pub(crate) listener: Option<Listener>,
     /// Taken, but not answered while the disk is full.
-    held: Option<Notification>,
-    stdin: Option<StdinPump>,
-    signals: Option<OwnedFd>,
-    ready: bool,
-    go: bool,
-    all_gone: bool,
-    deadline: Option<u64>,
-    next_cpu_check: Option<u64>,
-    next_sample: Option<u64>,
-    storage_full_since: Option<u64>,
+    pub(crate) held: Option<Notification>,
+    pub(crate) stdin: Option<StdinPump>,
+    pub(crate) signals: Option<OwnedFd>,
+    pub(crate) ready: bool,
+    pub(crate) go: bool,
+    pub(crate) all_gone: bool,
+    pub(crate) deadline: Option<u64>,
+    pub(crate) next_cpu_check: Option<u64>,
+    pub(crate) next_sample: Option<u64>,
+    pub(crate) storage_full_since: Option<u64>,
 }
 
 impl<'a> Run<'a> {
@@ -273,225 +273,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    // ---- what the sandbox tells us -------------------------------------------------------------------------------
-
-    fn hear_child(&mut self) {
-        let Some(socket) = &self.child_socket else { return };
-        match Message::receive(socket.as_fd(), false) {
-            Ok(Received::Message(Message::Filtered { errno }, listener)) => match listener {
-                Some(listener) => self.listener = Some(Listener::new(listener)),
-                None => self.lose_exactness(0, &no_listener(errno)),
-            },
-            Ok(Received::Message(Message::Failed { step, errno, message }, _)) => {
-                self.hear_failure(&step, errno, &message);
-            }
-            Ok(Received::Message(..) | Received::Nothing) => {}
-            Ok(Received::Closed) => {
-                self.child_socket = None;
-                // Closed by exec, unless the child ended before it got there.
-                if self.phase == Phase::Starting && self.cause.is_none() {
-                    self.exec_happened();
-                }
-            }
-            Err(errno) => self.fail_start("listen to the program's child", errno, &errno.to_string()),
-        }
-    }
-
-    fn exec_happened(&mut self) {
-        let now = self.recorder.now();
-        self.phase = Phase::Running;
-        self.started = Some(now);
-        self.recorder.note(Note::Started);
-        self.deadline = self.plan.capture.wall_ns.map(|wall| now.saturating_add(wall));
-        self.next_cpu_check = self.plan.capture.cpu_ns.map(|_| now);
-        self.sample();
-    }
-
-    fn hear_init(&mut self) {
-        let Some(socket) = &self.init_socket else { return };
-        match Message::receive(socket.as_fd(), false) {
-            Ok(Received::Message(message, fd)) => match message {
-                Message::Ready {} => {
-                    self.ready = true;
-                    self.take_terminal(fd);
-                }
-                Message::Failed { step, errno, message } => self.hear_failure(&step, errno, &message),
-                Message::MainEnded { status, user_ns, system_ns, maxrss_bytes, scratch_full } => {
-                    self.rusage = Rusage { user_ns, system_ns, maxrss_bytes };
-                    self.main_ended(status as i32, scratch_full);
-                }
-                Message::AllGone { user_ns, system_ns, maxrss_bytes } => {
-                    self.rusage = Rusage { user_ns, system_ns, maxrss_bytes };
-                    self.all_gone = true;
-                }
-                _ => {}
-            },
-            Ok(Received::Nothing) => {}
-            // Init's end shows on its pidfd.
-            Ok(Received::Closed) | Err(_) => self.init_socket = None,
-        }
-    }
-
-    fn take_terminal(&mut self, master: Option<OwnedFd>) {
-        let Some(master) = master else { return };
-        let _ = sys::set_nonblocking(master.as_fd());
-        if let (Some(input), Ok(sink)) = (self.terminal_input.take(), master.try_clone()) {
-            self.stdin = Some(StdinPump::new(input.source, input.bytes, sink, true));
-        }
-        self.terminal = master.try_clone().ok();
-        self.sources[Stream::Stdout.index()].fd = Some(master);
-    }
-
-    fn hear_failure(&mut self, step: &[u8], errno: u32, message: &[u8]) {
-        let (step, message) = (String::from_utf8_lossy(step), String::from_utf8_lossy(message));
-        self.fail_start(&step, Errno(errno as i32), &message);
-    }
-
-    fn fail_start(&mut self, step: &str, errno: Errno, message: &str) {
-        self.end(Cause::StartFailure { step: step.into(), errno: errno.0, message: message.into() });
-    }
-
-    fn main_ended(&mut self, status: i32, scratch_full: bool) {
-        // The child socket may close and the end come in one turn: the start is told first.
-        self.hear_child();
-        if self.exit.is_some() || self.started.is_none() {
-            return;
-        }
-        let exit = if libc::WIFSIGNALED(status) {
-            Exit::Signal(libc::WTERMSIG(status) as u8)
-        } else {
-            Exit::Code(libc::WEXITSTATUS(status) as u8)
-        };
-        let now = self.recorder.now();
-        self.exit = Some(exit);
-        self.ended = Some(now);
-        if self.cause.is_none() {
-            self.cause = Some(self.cause_of_end(exit, scratch_full));
-        }
-        // What the main process wrote stands before this note.
-        self.read_both();
-        self.recorder.note(Note::MainEnded);
-        if self.phase == Phase::Running {
-            self.phase = Phase::Grace;
-            self.deadline = Some(now + self.plan.capture.grace_ns);
-            self.next_cpu_check = None;
-        }
-    }
-
-    /// The kernel ends a process at its CPU limit (SIGKILL, as soft and hard limit are one) where no control group keeps
-    /// the time.
-    fn cause_of_end(&self, exit: Exit, scratch_full: bool) -> Cause {
-        let used = self.rusage.user_ns + self.rusage.system_ns;
-        let killed = matches!(exit, Exit::Signal(signal) if [libc::SIGKILL, libc::SIGXCPU].contains(&i32::from(signal)));
-        match exit {
-            _ if killed && self.plan.capture.cpu_ns.is_some_and(|limit| used >= limit) => Cause::CpuTime,
-            Exit::Code(0) => Cause::Ended,
-            _ if scratch_full => Cause::DiskLimit,
-            _ => Cause::Ended,
-        }
-    }
-
-    fn reap_init(&mut self) {
-        let Some((pid, _)) = self.init.take() else { return };
-        // Last words of init: it may have reported and ended in one turn.
-        while self.init_socket.is_some() {
-            let before = (self.exit, self.all_gone, self.ready, self.cause.is_some());
-            self.hear_init();
-            if before == (self.exit, self.all_gone, self.ready, self.cause.is_some()) {
-                break;
-            }
-        }
-        if let Ok(Some(waited)) = sys::wait_for(pid)
-            && self.rusage.user_ns + self.rusage.system_ns == 0
-        {
-            self.rusage = Rusage {
-                user_ns: waited.user_ns,
-                system_ns: waited.system_ns,
-                maxrss_bytes: waited.maxrss_bytes,
-            };
-        }
-        self.init_socket = None;
-        self.child_socket = None;
-        self.terminal = None;
-        if self.phase != Phase::Ending {
-            // Nobody asked it to go: killed from outside, or it failed before it could say so.
-            self.end(Cause::Internal { message: "the sandbox's init ended unasked".into() });
-        }
-        self.deadline = Some(self.recorder.now() + DRAIN_NS);
-    }
-
-    // ---- streams ---------------------------------------------------------------------------------------------------
-
-    fn take_notification(&mut self) {
-        let Some(listener) = &mut self.listener else { return };
-        match listener.receive() {
-            Ok(Some(notification)) => {
-                self.held = Some(notification);
-                self.answer();
-            }
-            Ok(None) => {}
-            // No process uses the filter any more.
-            Err(_) => self.listener = None,
-        }
-    }
-
-    /// Reads both pipes as they are now, then lets the announced call happen: whatever was written by calls that have
-    /// returned is recorded before what this one is going to write.
-    fn answer(&mut self) {
-        self.read_both();
-        if self.storage_full_since.is_some() {
-            return;
-        }
-        if let (Some(notification), Some(listener)) = (self.held.take(), &self.listener) {
-            listener.proceed(&notification);
-        }
-    }
-
-    fn read_both(&mut self) {
-        for stream in Stream::ALL {
-            self.read_stream(stream);
-        }
-    }
-
-    fn read_stream(&mut self, stream: Stream) {
-        let source = &mut self.sources[stream.index()];
-        let Some(fd) = &source.fd else { return };
-        let drained = match stream {
-            // A terminal says how much waits only after it has moved it; ask by reading.
-            _ if self.plan.program.tty => self.recorder.drain(stream, fd.as_fd(), 1),
-            _ => self.recorder.drain_pipe(stream, fd.as_fd()),
-        };
-        match drained {
-            Ok(Drained::Open) => {}
-            Ok(Drained::Eof) => {
-                source.fd = None;
-                self.recorder.note(Note::StreamEnd { stream });
-            }
-            Err(Stopped::Storage(_)) => self.storage_full(),
-            Err(Stopped::Read(_)) => {
-                source.fd = None;
-                source.end = StreamEnd::Cut;
-            }
-        }
-        if self.ordering == Ordering::Exact
-            && self.listener.as_ref().is_some_and(|listener| !listener.covers(self.recorder.read_total()))
-        {
-            let from_seq = self.recorder.next_seq().saturating_sub(1);
-            self.lose_exactness(from_seq, "bytes arrived that no announced call can have written");
-        }
-        if self.recorder.over_limit() && self.plan.capture.kill_at_output_limit {
-            self.end(Cause::OutputLimit);
-        }
-    }
-
-    fn lose_exactness(&mut self, from_seq: u64, why: &str) {
-        if self.ordering == Ordering::Exact && !self.plan.program.tty {
-            self.ordering = Ordering::Arrival;
-            self.exact_until_seq = Some(from_seq);
-            self.recorder.note(Note::Arrival { from_seq, why: why.into() });
-        }
-    }
-
     // ---- the clock -------------------------------------------------------------------------------------------------
 
     fn next_event(&self) -> Option<u64> {
@@ -539,7 +320,7 @@ impl<'a> Run<'a> {
     }
 
     /// Where the kernel keeps a peak there is nothing to sample.
-    fn sample(&mut self) {
+    pub(crate) fn sample(&mut self) {
         self.next_sample = None;
         let Some(groups) = &self.groups else { return };
         if groups.processes_peak().is_some() || self.started.is_none() {
@@ -553,7 +334,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn storage_full(&mut self) {
+    pub(crate) fn storage_full(&mut self) {
         if self.storage_full_since.is_none() {
             self.storage_full_since = Some(self.recorder.now());
         }
@@ -597,7 +378,7 @@ impl<'a> Run<'a> {
         self.kill();
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if matches!(self.phase, Phase::Ending | Phase::Over) {
             return;
         }
@@ -668,13 +449,5 @@ impl<'a> Run<'a> {
         }
         self.kill_init();
         self.phase = Phase::Over;
-    }
-}
-
-fn no_listener(errno: u32) -> String {
-    match errno as i32 {
-        libc::EBUSY => "a seccomp listener exists above this sandbox".into(),
-        libc::EINVAL => "this kernel has no seccomp listener that timers can't disturb (Linux 5.19)".into(),
-        errno => format!("no seccomp listener: {}", Errno(errno)),
     }
 }

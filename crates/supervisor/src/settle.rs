@@ -14,7 +14,9 @@ impl Run<'_> {
             // What can't be removed now is found by the next start: it carries the execution's id.
             groups.remove();
         }
-        self.recorder.account_for_dropped();
+        for stream in Stream::ALL {
+            self.recorder.account_for_dropped(stream);
+        }
         let time = self.recorder.now();
         let exit = match (self.exit, self.started) {
             (Some(exit), _) => exit,

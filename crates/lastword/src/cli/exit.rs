@@ -41,7 +41,9 @@ pub(crate) fn outcome(execution: &Execution, interrupted: Option<u8>) -> Outcome
             _ => FAILED,
         };
         let mut message = problem.message.clone();
-        if let Some(backend) = problem.backend_message.as_ref().filter(|said| !said.is_empty()) {
+        if let Some(backend) =
+            problem.backend_message.as_ref().filter(|said| !said.is_empty() && !message.contains(*said))
+        {
             message = format!("{message}: {backend}");
         }
         return Outcome { hint: hint(problem.code), ..Outcome::because(code, message) };

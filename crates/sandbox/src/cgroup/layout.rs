@@ -356,7 +356,7 @@ fn writable(directory: &Path) -> bool {
 }
 
 fn not_writable(controller: Controller, directory: &Path) -> String {
-    format!("no right to make groups in {} for {}", directory.display(), controller.name())
+    format!("no right to make {} groups in {}; run it as root", controller.name(), directory.display())
 }
 
 fn not_delegated(controller: Controller, own: &Path) -> String {

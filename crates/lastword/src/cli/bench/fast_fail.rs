@@ -1,0 +1,336 @@
+//! `lastword bench fast-fail`: programs that print to both streams and die at once, beside the same programs run bare.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use lastword_api::{Limits, Stream};
+use lastword_store::Store;
+use serde::Serialize;
+
+use super::super::output::{print, print_json};
+use super::super::replay::Replay;
+use super::super::{FAILURE, Globals};
+use crate::execution::request::{Flush, OnOutputLimit, Program, Stdin};
+use crate::execution::{self, Cancel, Request, Sink};
+use crate::runtime;
+
+/// The interpreter that the sandbox finds, so that both sides run the same.
+const PYTHON: &str = "/usr/bin/python3";
+/// Both kinds take turns in so many rounds, so that a machine whose speed drifts doesn't favour one.
+const ROUNDS: usize = 10;
+
+/// Programs that print to both streams and fail at once
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How many
+    #[arg(short = 'n', long = "runs", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
+    runs: u64,
+    /// How many at a time
+    #[arg(short = 'j', long = "jobs", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    jobs: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was seen. `bad` holds the first few sentences of what was wrong.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    runs: u64,
+    jobs: u64,
+    complete: u64,
+    missing: u64,
+    out_of_order: u64,
+    ordering_exact: u64,
+    lastword: Rate,
+    bare: Rate,
+    /// Our rate over the bare one.
+    ratio: f64,
+    bad: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Rate {
+    runs: u64,
+    per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+pub(super) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
+    ensure!(Path::new(PYTHON).exists(), "this benchmark runs Python programs, and there is no {PYTHON}");
+    let dir = globals.data_dir()?.join(format!("bench-{}", std::process::id()));
+    let result = measure(args, &dir);
+    // A store of its own, so that 10,000 runs of nobody's interest don't stay.
+    let _ = std::fs::remove_dir_all(&dir);
+    let figures = result?;
+    if args.json {
+        print_json(&figures)?;
+    } else {
+        print(&text(&figures))?;
+    }
+    let right = figures.bad.is_empty() && figures.complete == figures.runs;
+    Ok(if right { 0 } else { FAILURE })
+}
+
+fn measure(args: &Args, dir: &Path) -> anyhow::Result<Figures> {
+    let store = Store::open(dir).with_context(|| format!("cannot open a store in {}", dir.display()))?;
+    let bench = Bench::new(&store, dir)?;
+    let progress = progress_bar(args.runs);
+    let (mut ours, mut bare) = (Taken::default(), Taken::default());
+    let next = AtomicU64::new(0);
+    for round in 1..=ROUNDS as u64 {
+        let until = args.runs * round / ROUNDS as u64;
+        ours.add(in_parallel(args.jobs, &next, until, |n| {
+            bench.sandboxed(n)?;
+            progress.inc(1);
+            Ok(())
+        })?);
+        // A tenth as many bare ones give a steady rate and keep the whole short.
+        let other = AtomicU64::new(0);
+        let few = (args.runs / ROUNDS as u64 / 5).max(args.jobs * 2);
+        bare.add(in_parallel(args.jobs, &other, few, |n| bench.bare(n))?);
+    }
+    progress.finish_and_clear();
+    let mut figures = bench.seen.into_inner().unwrap_or_default();
+    bench_stored(&store, &mut figures)?;
+    figures.runs = args.runs;
+    figures.jobs = args.jobs;
+    figures.lastword = ours.rate();
+    figures.bare = bare.rate();
+    figures.ratio = figures.lastword.per_second / figures.bare.per_second;
+    Ok(figures)
+}
+
+/// Everything once more, from the disk.
+fn bench_stored(store: &Store, figures: &mut Figures) -> anyhow::Result<()> {
+    for id in store.ids()? {
+        let verdict = store.verify(id)?;
+        if verdict.complete && verdict.problems.is_empty() {
+            figures.complete += 1;
+        } else {
+            note(figures, format!("{id}: {:?} {:?}", verdict.why_incomplete, verdict.problems));
+        }
+    }
+    Ok(())
+}
+
+fn note(figures: &mut Figures, sentence: String) {
+    const FIRST: usize = 20;
+    if figures.bad.len() < FIRST {
+        figures.bad.push(sentence);
+    }
+}
+
+struct Bench<'a> {
+    store: &'a Store,
+    script: PathBuf,
+    /// What Python says of the exception, with the path in the sandbox.
+    traceback: String,
+    seen: Mutex<Figures>,
+}
+
+/// `n` makes every program's output its own: bytes of another run would show.
+fn program(n: u64) -> String {
+    format!(
+        "import sys\nprint(\"first {n}\")\nprint(\"second {n}\", file=sys.stderr)\nprint(\"third {n}\")\n1/0\n"
+    )
+}
+
+impl<'a> Bench<'a> {
+    fn new(store: &'a Store, dir: &Path) -> anyhow::Result<Self> {
+        let script = dir.join("bare.py");
+        std::fs::write(&script, program(0)).with_context(|| format!("cannot write {}", script.display()))?;
+        let mut bench = Bench { store, script, traceback: String::new(), seen: Mutex::default() };
+        let (_, stderr) = bench.run_bare()?;
+        let (_, traceback) = stderr.split_once('\n').context("Python printed no traceback")?;
+        bench.traceback = traceback.replace(&bench.script.display().to_string(), "/work/main.py");
+        Ok(bench)
+    }
+
+    fn run_bare(&self) -> anyhow::Result<(String, String)> {
+        let output = Command::new(PYTHON)
+            .arg(&self.script)
+            .env_clear()
+            .env("LANG", "C.UTF-8")
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {PYTHON}"))?;
+        Ok((String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?))
+    }
+
+    fn bare(&self, _: u64) -> anyhow::Result<()> {
+        let (stdout, _) = self.run_bare()?;
+        ensure!(stdout == "first 0\nthird 0\n", "the bare program printed {stdout:?}");
+        Ok(())
+    }
+
+    fn sandboxed(&self, n: u64) -> anyhow::Result<()> {
+        let runtime = runtime::by_name("python")?.clone();
+        let request = Request {
+            program: Program::Code { code: program(n).into_bytes() },
+            runtime: Some(runtime),
+            args: Vec::<OsString>::new(),
+            stdin: Stdin::Nothing,
+            env: Vec::new(),
+            secrets: Vec::new(),
+            cwd: None,
+            labels: BTreeMap::new(),
+            limits: Limits::default(),
+            on_output_limit: OnOutputLimit::Kill,
+            tty: false,
+            ordering: None,
+            flush: Flush::Line,
+            strict: false,
+        };
+        let mut all = All::default();
+        let execution = execution::run(self.store, request, &mut all, &Cancel::default())?;
+        let stored = self.stored(execution.id)?;
+        let ended = (execution.status.name(), execution.exit_code) == ("failed", Some(1));
+        let exact = execution.transcript.ordering == Some(lastword_api::Ordering::Exact);
+        let Ok(mut seen) = self.seen.lock() else { return Err(anyhow!("another thread panicked")) };
+        seen.ordering_exact += u64::from(exact);
+        if !ended {
+            note(&mut seen, format!("{}: ended as {:?}", execution.id, execution.problem));
+        }
+        for got in [&all, &stored] {
+            self.compare(n, got, &mut seen);
+        }
+        Ok(())
+    }
+
+    /// What the store gives back, which is not what was shown on the way there.
+    fn stored(&self, id: uuid::Uuid) -> anyhow::Result<All> {
+        let mut all = All::default();
+        let mut transcript = self.store.transcript(id)?;
+        let _ = Replay::default().read_on(&mut transcript, &mut |record| {
+            record.to_sink(&mut all);
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+
+    fn compare(&self, n: u64, got: &All, seen: &mut Figures) {
+        let traceback = &self.traceback;
+        let expected =
+            [format!("first {n}\nthird {n}\n").into_bytes(), format!("second {n}\n{traceback}").into_bytes()];
+        let together = format!("first {n}\nsecond {n}\nthird {n}\n{traceback}").into_bytes();
+        if got.streams != expected {
+            seen.missing += 1;
+            note(seen, format!("run {n} wrote {:?}", String::from_utf8_lossy(&got.together)));
+        } else if got.together != together {
+            seen.out_of_order += 1;
+            note(seen, format!("run {n} is out of order: {:?}", String::from_utf8_lossy(&got.together)));
+        }
+    }
+}
+
+/// All that a run wrote.
+#[derive(Default)]
+struct All {
+    streams: [Vec<u8>; 2],
+    together: Vec<u8>,
+}
+
+impl Sink for All {
+    fn record(&mut self, stream: Stream, _: i64, _: u64, bytes: &[u8]) {
+        self.streams[lastword_frame::Stream::from(stream).index()].extend_from_slice(bytes);
+        self.together.extend_from_slice(bytes);
+    }
+
+    fn dropped(&mut self, _: Stream, _: i64, _: u64, _: u64) {}
+}
+
+#[derive(Default)]
+struct Taken {
+    each: Vec<Duration>,
+    whole: Duration,
+}
+
+impl Taken {
+    fn add(&mut self, other: Taken) {
+        self.each.extend(other.each);
+        self.whole += other.whole;
+    }
+
+    fn rate(mut self) -> Rate {
+        self.each.sort_unstable();
+        let at = |part: f64| {
+            let index = ((self.each.len() as f64 * part) as usize).min(self.each.len().saturating_sub(1));
+            self.each.get(index).map_or(0.0, |duration| duration.as_secs_f64() * 1e3)
+        };
+        Rate {
+            runs: self.each.len() as u64,
+            per_second: self.each.len() as f64 / self.whole.as_secs_f64(),
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+        }
+    }
+}
+
+/// Does `work` for every number from `next` up to `until`, `jobs` at a time.
+fn in_parallel(
+    jobs: u64,
+    next: &AtomicU64,
+    until: u64,
+    work: impl Fn(u64) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<Taken> {
+    let begin = Instant::now();
+    let worker = || -> anyhow::Result<Vec<Duration>> {
+        let mut each = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= until {
+                next.fetch_min(until, Ordering::Relaxed);
+                return Ok(each);
+            }
+            let start = Instant::now();
+            work(n)?;
+            each.push(start.elapsed());
+        }
+    };
+    let each = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
+        let mut each = Vec::new();
+        for thread in threads {
+            each.extend(thread.join().map_err(|_| anyhow!("a worker panicked"))??);
+        }
+        anyhow::Ok(each)
+    })?;
+    Ok(Taken { each, whole: begin.elapsed() })
+}
+
+fn progress_bar(len: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left");
+    // Hidden by itself where stderr is no terminal.
+    ProgressBar::new(len).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn text(figures: &Figures) -> String {
+    let row = |name: &str, rate: &Rate| {
+        format!(
+            "{name:10} {:>8} {:>10.1} {:>9.1} {:>9.1}\n",
+            rate.runs, rate.per_second, rate.p50_ms, rate.p99_ms
+        )
+    };
+    let mut text = format!("{:10} {:>8} {:>10} {:>9} {:>9}\n", "", "runs", "per s", "p50 ms", "p99 ms");
+    text += &row("bare", &figures.bare);
+    text += &row("lastword", &figures.lastword);
+    text += &format!("ratio {:.2}, {} at a time\n", figures.ratio, figures.jobs);
+    text += &format!(
+        "{} complete of {}, {} missing a byte, {} out of order, {} in exact order\n",
+        figures.complete, figures.runs, figures.missing, figures.out_of_order, figures.ordering_exact
+    );
+    for sentence in &figures.bad {
+        text += &format!("wrong: {sentence}\n");
+    }
+    text
+}
