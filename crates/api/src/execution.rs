@@ -155,6 +155,10 @@ pub struct Transcript {
     pub records: u64,
     /// The program had a terminal: all of its output is in stdout.
     pub tty: bool,
+    /// The program could not take back what it wrote before it was read. False where it runs under the supervisor's own uid:
+    /// then `complete` means accepted and not read back by the program.
+    #[serde(default)]
+    pub read_back_prevented: bool,
     pub stdout: StreamSummary,
     pub stderr: StreamSummary,
 }
@@ -414,6 +418,7 @@ mod tests {
     "ordering_until_seq": null,
     "records": 2,
     "tty": false,
+    "read_back_prevented": false,
     "stdout": {
       "bytes": 13,
       "dropped": 0,

@@ -241,3 +241,7 @@ impl Recorder {
         self.flush()
     }
 }
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+mod tests;

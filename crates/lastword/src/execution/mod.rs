@@ -71,6 +71,7 @@ pub fn run(
     execution.labels = std::mem::take(&mut request.labels);
     execution.environment.kernel = Some(machine.kernel.clone());
     execution.environment.lastword = env!("CARGO_PKG_VERSION").into();
+    execution.transcript.read_back_prevented = machine.privileged || request.tty;
     // True until the end says otherwise: whoever finds this later can't know.
     execution.retry.program_started = true;
 
