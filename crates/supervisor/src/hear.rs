@@ -12,25 +12,31 @@ use crate::run::{Phase, Run, Rusage};
 use crate::stdin::StdinPump;
 
 impl Run<'_> {
+    /// Takes all that the child has said: its last message and the closing at exec may both be waiting.
     pub(crate) fn hear_child(&mut self) {
-        let Some(socket) = &self.child_socket else { return };
-        match Message::receive(socket.as_fd(), false) {
-            Ok(Received::Message(Message::Filtered { errno }, listener)) => match listener {
-                Some(listener) => self.listener = Some(Listener::new(listener)),
-                None => self.lose_exactness(0, &no_listener(errno)),
-            },
-            Ok(Received::Message(Message::Failed { step, errno, message }, _)) => {
-                self.hear_failure(&step, errno, &message);
-            }
-            Ok(Received::Message(..) | Received::Nothing) => {}
-            Ok(Received::Closed) => {
-                self.child_socket = None;
-                // Closed by exec, unless the child ended before it got there.
-                if self.phase == Phase::Starting && self.cause.is_none() {
-                    self.exec_happened();
+        while let Some(socket) = &self.child_socket {
+            match Message::receive(socket.as_fd(), false) {
+                Ok(Received::Message(Message::Filtered { errno }, listener)) => match listener {
+                    Some(listener) => self.listener = Some(Listener::new(listener)),
+                    None => self.lose_exactness(0, &no_listener(errno)),
+                },
+                Ok(Received::Message(Message::Failed { step, errno, message }, _)) => {
+                    self.hear_failure(&step, errno, &message);
+                }
+                Ok(Received::Message(..)) => {}
+                Ok(Received::Nothing) => return,
+                Ok(Received::Closed) => {
+                    self.child_socket = None;
+                    // Closed by exec, unless the child ended before it got there.
+                    if self.phase == Phase::Starting && self.cause.is_none() {
+                        self.exec_happened();
+                    }
+                }
+                Err(errno) => {
+                    self.child_socket = None;
+                    self.fail_start("listen to the program's child", errno, &errno.to_string());
                 }
             }
-            Err(errno) => self.fail_start("listen to the program's child", errno, &errno.to_string()),
         }
     }
 

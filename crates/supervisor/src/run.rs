@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
             }
             for (slot, fd) in slots.iter().zip(&fds) {
                 if fd.revents != 0 {
-                    self.handle(*slot);
+                    self.handle(*slot, fd.revents);
                 }
             }
             self.watch_clock();
@@ -242,10 +242,12 @@ impl<'a> Run<'a> {
         (slots, fds)
     }
 
-    fn handle(&mut self, slot: Slot) {
+    fn handle(&mut self, slot: Slot, revents: i16) {
         match slot {
             Slot::Child => self.hear_child(),
-            Slot::Listener => self.take_notification(),
+            Slot::Listener if revents & libc::POLLIN != 0 => self.take_notification(),
+            // Hung up: no process uses the filter any more. Asking it for a call could wait for ever.
+            Slot::Listener => self.listener = None,
             Slot::Stream(stream) => self.read_stream(stream),
             Slot::Init => self.hear_init(),
             Slot::InitGone => self.reap_init(),

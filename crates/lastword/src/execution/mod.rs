@@ -81,12 +81,15 @@ pub fn run(
         _ => None,
     };
     // The sandbox is built while the accept becomes durable.
-    let mut supervisor = Supervisor::start(&planned.plan, stdin, &spool.file)?;
-    if let Err(error) = accept(store, &execution) {
-        // Without a go it ends by itself, and nothing of it stays.
-        drop(supervisor);
+    let never_accepted = |error: Error| {
         let _ = std::fs::remove_file(&spool.path);
-        return Err(error);
+        error
+    };
+    let mut supervisor =
+        Supervisor::start(&planned.plan, stdin, &spool.file).map_err(|error| never_accepted(error.into()))?;
+    if let Err(error) = accept(store, &execution) {
+        supervisor.abandon();
+        return Err(never_accepted(error));
     }
     sink.accepted(id);
     execution.queue_ms = Some((Timestamp::now().ns() - created.ns()) as f64 / 1e6);

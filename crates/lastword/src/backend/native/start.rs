@@ -117,6 +117,14 @@ impl Supervisor {
         }
     }
 
+    /// Without a go the supervisor takes the sandbox down and ends.
+    pub fn abandon(self) {
+        let Supervisor { mut child, socket, .. } = self;
+        drop(socket);
+        // It can fail only if somebody else reaped it.
+        let _ = child.wait();
+    }
+
     /// Waits for the process itself, so that nothing of it is left.
     pub fn reap(&mut self) -> Result<std::process::ExitStatus, Error> {
         self.child.wait().map_err(Error::Listen)
