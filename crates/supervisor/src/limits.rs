@@ -30,3 +30,5 @@ pub(crate) const STORAGE_RETRY_NS: u64 = 50 * MS;
 pub(crate) const SAMPLE_NS: u64 = 20 * MS;
 /// CPU time is looked at when it could be used up at the earliest, but not more often than this.
 pub(crate) const CPU_CHECK_NS_MIN: u64 = 5 * MS;
+/// How often the starter is told that the spool has grown. The first news goes at once.
+pub(crate) const NEWS_NS: u64 = 2 * MS;

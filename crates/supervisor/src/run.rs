@@ -98,6 +98,9 @@ pub(crate) struct Run<'a> {
     pub(crate) next_cpu_check: Option<u64>,
     pub(crate) next_sample: Option<u64>,
     pub(crate) storage_full_since: Option<u64>,
+    /// The spool has grown since the starter was last told.
+    pub(crate) news_since: Option<u64>,
+    pub(crate) next_news: u64,
 }
 
 impl<'a> Run<'a> {
@@ -136,6 +139,8 @@ impl<'a> Run<'a> {
             next_cpu_check: None,
             next_sample: None,
             storage_full_since: None,
+            news_since: None,
+            next_news: 0,
         };
         if run.ordering == Ordering::Arrival && !plan.filter.why_not_exact.is_empty() {
             let why = String::from_utf8_lossy(&plan.filter.why_not_exact).into_owned();
@@ -196,8 +201,19 @@ impl<'a> Run<'a> {
             return;
         }
         match self.recorder.flush() {
-            Ok(()) => self.starter.tell_news(),
+            Ok(()) => self.news_since = self.news_since.or(Some(self.recorder.last_time())),
             Err(_) => self.storage_full(),
+        }
+        self.tell_news();
+    }
+
+    /// Not for every write: waking the starter each time would cost the program more than its order does.
+    fn tell_news(&mut self) {
+        let now = self.recorder.last_time();
+        if self.news_since.is_some() && now >= self.next_news {
+            self.starter.tell_news();
+            self.news_since = None;
+            self.next_news = now + NEWS_NS;
         }
     }
 
@@ -279,11 +295,13 @@ impl<'a> Run<'a> {
 
     fn next_event(&self) -> Option<u64> {
         let retry = self.storage_full_since.map(|_| self.recorder.last_time() + STORAGE_RETRY_NS);
-        [self.deadline, self.next_cpu_check, self.next_sample, retry].into_iter().flatten().min()
+        let news = self.news_since.map(|_| self.next_news);
+        [self.deadline, self.next_cpu_check, self.next_sample, retry, news].into_iter().flatten().min()
     }
 
     fn watch_clock(&mut self) {
         let now = self.recorder.now();
+        self.tell_news();
         if self.storage_full_since.is_some() {
             self.retry_storage(now);
         }
