@@ -271,7 +271,7 @@ fn doctor_says_what_the_machine_gives() {
     let lab = Lab::new();
     let ended = lab.lastword(["doctor"]).expect(0);
     let text = String::from_utf8(ended.stdout).unwrap().to_lowercase();
-    for word in ["kernel", "cgroup", "namespace", "seccomp"] {
+    for word in ["kernel", "namespaces", "exact order", "memory limit", "self-test"] {
         assert!(text.contains(word), "{word} in {text}");
     }
     let json = lab.lastword(["doctor", "--json"]).expect(0).stdout;
