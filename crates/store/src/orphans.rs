@@ -16,7 +16,8 @@ impl Store {
         spool::tidy(layout)?;
         let mut free = Vec::new();
         for id in spool::ids(layout)? {
-            if let Taken::Locked(spool) = spool::try_take(layout, id)? {
+            // One that can't be opened, because another user ran it, must not hide the others. `verify_segments` names it.
+            if let Ok(Taken::Locked(spool)) = spool::try_take(layout, id) {
                 free.push(spool);
             }
         }

@@ -144,11 +144,15 @@ impl Store {
 
     fn verify_spools(&self, report: &mut SegmentsReport) -> Result<(), Error> {
         for id in spool::ids(&self.shelf.layout)? {
-            if let Taken::Locked(spool) = spool::try_take(&self.shelf.layout, id)?
-                && self.shelf.index.state(id)? == State::Unknown
-            {
-                let path = spool.path.display();
-                report.problems.push(format!("{path} has the bytes of an execution whose record is lost"));
+            match spool::try_take(&self.shelf.layout, id) {
+                Ok(Taken::Locked(spool)) if self.shelf.index.state(id)? == State::Unknown => {
+                    let path = spool.path.display();
+                    report
+                        .problems
+                        .push(format!("{path} has the bytes of an execution whose record is lost"));
+                }
+                Ok(_) => {}
+                Err(error) => report.problems.push(error.to_string()),
             }
         }
         Ok(())

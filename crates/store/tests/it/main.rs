@@ -5,5 +5,6 @@ mod basics;
 mod crash;
 mod damage;
 mod faulty;
+mod fixture;
 mod model;
 mod support;

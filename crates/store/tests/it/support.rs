@@ -167,8 +167,10 @@ pub(crate) fn remove_index(dir: &Path) {
     }
 }
 
-/// All that the outside can see: id, meta, object, transcript.
-pub(crate) fn everything(store: &Store) -> Vec<(Uuid, Meta, Vec<u8>, Option<Vec<u8>>)> {
+/// All that the outside can see of an execution: id, meta, object, transcript if it can be read.
+pub(crate) type Seen = (Uuid, Meta, Vec<u8>, Option<Vec<u8>>);
+
+pub(crate) fn everything(store: &Store) -> Vec<Seen> {
     let ids = store.ids().unwrap();
     ids.into_iter()
         .map(|id| {
