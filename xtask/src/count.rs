@@ -35,14 +35,18 @@ impl Count {
         self
     }
 
-    /// One line of either runner; others are passed over.
-    pub(crate) fn line(&mut self, line: &str) {
-        let line = line.trim();
+    /// One line of `cargo test`; others are passed over.
+    pub(crate) fn libtest(&mut self, line: &str) {
+        // test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s
         if let Some(rest) = line.strip_prefix("test result: ") {
-            // test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s
             self.words(rest.split_once(". ").map_or("", |(_, counts)| counts), ';');
-        } else if line.starts_with("Summary [") {
-            // Summary [   0.123s] 12 tests run: 10 passed (2 slow), 1 failed, 1 timed out, 3 skipped
+        }
+    }
+
+    /// One line of `cargo nextest run`. It shows what failed tests printed, so their own results are passed over.
+    pub(crate) fn nextest(&mut self, line: &str) {
+        //      Summary [   0.123s] 12 tests run: 10 passed (2 slow), 1 failed, 1 timed out, 3 skipped
+        if line.starts_with("     Summary [") {
             self.words(line.rsplit_once("run: ").map_or("", |(_, counts)| counts), ',');
         }
     }
@@ -65,9 +69,9 @@ impl Count {
 mod tests {
     use super::*;
 
-    fn count(lines: &[&str]) -> Count {
+    fn count(read: fn(&mut Count, &str), lines: &[&str]) -> Count {
         let mut count = Count::default();
-        lines.iter().for_each(|line| count.line(line));
+        lines.iter().for_each(|line| read(&mut count, line));
         count
     }
 
@@ -75,9 +79,19 @@ mod tests {
     fn reads_the_summary_of_nextest() {
         let line =
             "     Summary [   0.123s] 14 tests run: 10 passed (2 slow), 2 failed, 2 timed out, 3 skipped";
-        assert_eq!(count(&[line]), Count { passed: 10, failed: 4, skipped: 3 });
+        assert_eq!(count(Count::nextest, &[line]), Count { passed: 10, failed: 4, skipped: 3 });
         let cut = "     Summary [   1.0s] 2/9 tests run: 1 passed, 1 failed, 0 skipped";
-        assert_eq!(count(&[cut]), Count { passed: 1, failed: 1, skipped: 0 });
+        assert_eq!(count(Count::nextest, &[cut]), Count { passed: 1, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_not_counted_again() {
+        let inner = "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.1s";
+        let end = "     Summary [   0.1s] 10 tests run: 9 passed, 1 failed, 0 skipped";
+        assert_eq!(
+            count(Count::nextest, &[inner, inner.trim(), end]),
+            Count { passed: 9, failed: 1, skipped: 0 }
+        );
     }
 
     #[test]
@@ -86,7 +100,10 @@ mod tests {
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 5 filtered out; finished in 0.00s";
         let bad =
             "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
-        assert_eq!(count(&[ok, "test a ... ok", bad]), Count { passed: 5, failed: 1, skipped: 1 });
+        assert_eq!(
+            count(Count::libtest, &[ok, "test a ... ok", bad]),
+            Count { passed: 5, failed: 1, skipped: 1 }
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::command::{self, Step, root};
+use crate::count::Count;
 use crate::{setup, test};
 
 const PROGRAMS: &str = "10000";
@@ -20,22 +21,14 @@ pub(crate) fn run() -> Result<bool> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let suite = if test::nextest() {
-        command::cargo(&[
-            "nextest",
-            "run",
-            "--profile",
-            "soak",
-            "--release",
-            "-p",
-            "lastword",
-            "--test",
-            "it",
-        ])
+    type Read = fn(&mut Count, &str);
+    let (suite, read) = if test::nextest() {
+        let run = ["nextest", "run", "--profile", "soak", "--release", "-p", "lastword", "--test", "it"];
+        (command::cargo(&run), Count::nextest as Read)
     } else {
-        command::cargo(&["test", "--release", "-p", "lastword", "--test", "it", "--no-fail-fast"])
+        (command::cargo(&["test", "--release", "-p", "lastword", "--test", "it"]), Count::libtest as Read)
     };
-    let count = test::watch(suite.env("LASTWORD_SOAK", "1").env("LASTWORD_SOAK_REPORT", &report))?;
+    let count = test::watch(suite.env("LASTWORD_SOAK", "1").env("LASTWORD_SOAK_REPORT", &report), read)?;
 
     let (bench, bench_ok) = bench()?;
     let mut text = String::from("# The last soak\n\nWritten by `cargo xtask soak`; not edited by hand.\n\n");

@@ -10,11 +10,15 @@ pub(crate) fn run() -> Result<Count> {
     setup::ensure()?;
     let mut count = Count::default();
     if nextest() {
-        count.add(watch(command::cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]))?);
-        count.add(watch(command::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]))?);
+        count.add(watch(
+            command::cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),
+            Count::nextest,
+        )?);
+        count
+            .add(watch(command::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]), Count::libtest)?);
     } else {
         // Runs the doc tests as well.
-        count.add(watch(command::cargo(&["test", "--workspace", "--no-fail-fast"]))?);
+        count.add(watch(command::cargo(&["test", "--workspace", "--no-fail-fast"]), Count::libtest)?);
     }
     count.skipped = 0;
     count.add(leftovers()?);
@@ -25,7 +29,7 @@ pub(crate) fn run() -> Result<Count> {
 fn leftovers() -> Result<Count> {
     let after = "leftovers::after_the_whole_suite_nothing_is_left";
     let arguments = ["test", "--package", "lastword", "--test", "it", "--", "--ignored", "--exact", after];
-    let mut count = watch(command::cargo(&arguments))?;
+    let mut count = watch(command::cargo(&arguments), Count::libtest)?;
     if count.passed + count.failed == 0 {
         count.failed = 1;
         println!("{after}: not found");
@@ -33,9 +37,10 @@ fn leftovers() -> Result<Count> {
     Ok(count)
 }
 
-pub(crate) fn watch(step: Step) -> Result<Count> {
+/// Runs a test runner, whose lines `read` understands.
+pub(crate) fn watch(step: Step, read: fn(&mut Count, &str)) -> Result<Count> {
     let mut count = Count::default();
-    let succeeded = step.watch(|line| count.line(line))?;
+    let succeeded = step.watch(|line| read(&mut count, line))?;
     Ok(count.close(succeeded))
 }
 
