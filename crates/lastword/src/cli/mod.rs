@@ -141,9 +141,16 @@ fn find(store: &Store, id: &str) -> anyhow::Result<Entry> {
 
 /// The execution object that the store keeps, without its streams.
 fn object(entry: &Entry) -> anyhow::Result<Execution> {
-    serde_json::from_slice(&entry.object)
+    let mut execution: Execution = serde_json::from_slice(&entry.object)
         .with_context(|| format!("the object of execution {} can't be read", entry.id))
-        .hint("a newer lastword may have written it")
+        .hint("a newer lastword may have written it")?;
+    if entry.damaged {
+        // The object was written before the damage.
+        execution.ok = false;
+        execution.transcript.complete = Some(false);
+        execution.transcript.why_incomplete = Some("the stored transcript is damaged".into());
+    }
+    Ok(execution)
 }
 
 /// Says that a transcript is not whole, if it isn't.
