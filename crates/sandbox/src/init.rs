@@ -29,17 +29,15 @@ pub fn run(init: Init<'_>) -> ! {
     let Init { plan, socket, handover } = init;
     let mut keep = vec![socket.as_raw_fd()];
     keep.extend(handover.descriptors());
-    let _ = sys::close_all_but(&keep);
-    let failed = match serve(plan, &socket, handover) {
-        Ok(()) => return_to_kernel(0),
-        Err(error) => error,
-    };
-    let _ = failed.message().send(socket.as_fd(), None);
-    return_to_kernel(1)
-}
-
-fn return_to_kernel(code: i32) -> ! {
-    sys::exit_now(code)
+    // Must not fail: the spool's lock and the supervisor's ends of the sockets are among what is closed.
+    let closed = sys::close_all_but(&keep).step(|| "close what is not init's".into());
+    match closed.and_then(|()| serve(plan, &socket, handover)) {
+        Ok(()) => sys::exit_now(0),
+        Err(error) => {
+            let _ = error.message().send(socket.as_fd(), None);
+            sys::exit_now(1)
+        }
+    }
 }
 
 fn serve(plan: &Plan, socket: &OwnedFd, mut handover: Handover) -> Result<(), StepError> {
@@ -56,8 +54,11 @@ fn serve(plan: &Plan, socket: &OwnedFd, mut handover: Handover) -> Result<(), St
     // Blocked before the fork: an end in the first microsecond must not go unseen.
     let signals =
         sys::signal_fd(&[libc::SIGCHLD, libc::SIGTTOU, libc::SIGHUP]).step(|| "watch children".into())?;
+    let mut terminal = None;
     if let Some(master) = master {
-        handover.terminal(own_terminal(&master)?);
+        let slave = own_terminal(&master)?;
+        handover.terminal(&slave).step(|| "hand the terminal over".into())?;
+        terminal = Some(slave);
     }
     let main = match sys::clone_into(0).step(|| "fork the program".into())? {
         Forked::Child => program::run(plan, handover),
@@ -67,7 +68,7 @@ fn serve(plan: &Plan, socket: &OwnedFd, mut handover: Handover) -> Result<(), St
     drop(handover);
     // Init needs no power any more; nothing below it may find any there.
     sys::drop_capabilities().step(|| "drop init's capabilities".into())?;
-    watch(plan, socket, &signals, main)
+    watch(plan, socket, &signals, main, terminal)
 }
 
 /// Init is the session leader, not the program: when a session leader ends, the kernel hangs its terminal up, and
@@ -106,7 +107,15 @@ impl Reaped {
     }
 }
 
-fn watch(plan: &Plan, socket: &OwnedFd, signals: &OwnedFd, main: i32) -> Result<(), StepError> {
+/// `terminal` is held open until no process is left: a program may close its terminal and open it again, and the master must
+/// not take that for the end.
+fn watch(
+    plan: &Plan,
+    socket: &OwnedFd,
+    signals: &OwnedFd,
+    main: i32,
+    mut terminal: Option<OwnedFd>,
+) -> Result<(), StepError> {
     let mut reaped = Reaped::default();
     let mut told_all_gone = false;
     let mut killing = false;
@@ -134,6 +143,7 @@ fn watch(plan: &Plan, socket: &OwnedFd, signals: &OwnedFd, main: i32) -> Result<
         }
         if !told_all_gone && !reap(plan, socket, main, &mut reaped)? {
             told_all_gone = true;
+            drop(terminal.take());
             let message = Message::AllGone {
                 user_ns: reaped.user_ns,
                 system_ns: reaped.system_ns,

@@ -16,3 +16,7 @@ pub const SCRATCH_BYTES_PER_INODE: u64 = 4096;
 pub const SCRATCH_INODES_MIN: u64 = 1024;
 /// How long a cgroup may stay busy after its last process was reaped.
 pub const CGROUP_REMOVE_WAIT: Duration = Duration::from_secs(2);
+/// An empty group this old belongs to no run: they are empty for seconds at the most.
+pub const CGROUP_ABANDONED: Duration = Duration::from_secs(15 * 60);
+/// Groups that one search looks at; a machine with more keeps what is left until it has fewer.
+pub const CGROUPS_SEARCHED_MAX: usize = 200_000;

@@ -19,8 +19,13 @@ pub struct Handover {
 }
 
 impl Handover {
-    pub fn new(stdio: [OwnedFd; 3], cgroups: Vec<OwnedFd>, socket: OwnedFd) -> Self {
-        Handover { stdio, cgroups, socket, has_terminal: false }
+    /// Moves the three streams above 2: the numbers 0, 1 and 2 must be free when they are put there one by one.
+    pub fn new(stdio: [OwnedFd; 3], cgroups: Vec<OwnedFd>, socket: OwnedFd) -> sys::Result<Self> {
+        let [stdin, stdout, stderr] = stdio;
+        let high = |fd: OwnedFd| sys::dup_high(fd.as_fd());
+        let stdio = [high(stdin)?, high(stdout)?, high(stderr)?];
+        let cgroups = cgroups.into_iter().map(high).collect::<sys::Result<_>>()?;
+        Ok(Handover { stdio, cgroups, socket: high(socket)?, has_terminal: false })
     }
 
     pub fn descriptors(&self) -> Vec<RawFd> {
@@ -29,13 +34,12 @@ impl Handover {
     }
 
     /// All three streams become this terminal.
-    pub(crate) fn terminal(&mut self, slave: OwnedFd) {
+    pub(crate) fn terminal(&mut self, slave: &OwnedFd) -> sys::Result<()> {
         for fd in &mut self.stdio {
-            if let Ok(copy) = slave.try_clone() {
-                *fd = copy;
-            }
+            *fd = sys::dup_high(slave.as_fd())?;
         }
         self.has_terminal = true;
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ pub const HELP: &str = "/opt/lastword";
 const SCRATCH: &str = "scratch";
 
 /// Directories of / that hold programs and libraries on some distributions.
-const SYSTEM_DIRECTORIES: [&str; 8] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "nix"];
+const SYSTEM_DIRECTORIES: [&str; 7] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"];
 
 /// What of /etc programs need to find libraries, zones, certificates and alternatives. Nothing with secrets or identities.
 const ETC: [&str; 22] = [
@@ -50,15 +50,17 @@ const ETC: [&str; 22] = [
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Parts of /proc that show or steer the machine rather than the sandbox.
-const PROC_MASKED: [&str; 12] = [
+const PROC_MASKED: [&str; 14] = [
     "acpi",
     "asound",
     "interrupts",
     "kallsyms",
     "kcore",
+    "key-users",
     "keys",
     "kmsg",
     "latency_stats",
+    "pressure",
     "sched_debug",
     "scsi",
     "timer_list",

@@ -250,7 +250,8 @@ pub fn drop_capabilities() -> Result<()> {
     for capability in 0..64 {
         match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
             // EINVAL: past the last capability of this kernel.
-            Ok(_) | Err(Errno(libc::EINVAL)) => {}
+            Ok(_) => {}
+            Err(Errno(libc::EINVAL)) => break,
             Err(error) => return Err(error),
         }
     }
@@ -476,7 +477,7 @@ pub fn dup_to(from: RawFd, to: RawFd) -> Result<()> {
         // SAFETY: no pointers.
         return check(unsafe { libc::fcntl(to, libc::F_SETFD, 0) }).map(drop);
     }
-    // SAFETY: no pointers; `to` is 0, 1 or 2, which no OwnedFd of the calling child holds.
+    // SAFETY: no pointers; `to` is 0, 1 or 2, which no OwnedFd of the calling child holds: see Handover::new.
     check(unsafe { libc::dup2(from, to) }).map(drop)
 }
 
@@ -678,6 +679,23 @@ pub fn take_terminal(slave: BorrowedFd<'_>) -> Result<()> {
     check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSWINSZ, &size) })?;
     // SAFETY: TIOCSCTTY takes an int by value.
     check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// First byte of a read from a master in packet mode: output follows.
+pub const TIOCPKT_DATA: u8 = 0;
+/// Output that was accepted has been thrown away.
+pub const TIOCPKT_FLUSHWRITE: u8 = 2;
+
+/// Packet mode (ioctl_tty(2)): the master is told when output is thrown away.
+pub fn set_packet_mode(master: BorrowedFd<'_>) -> Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: TIOCPKT reads one int.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCPKT, &on) }).map(drop)
+}
+
+pub fn is_terminal(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
 }
 
 /// Puts the caller's process group in the foreground. SIGTTOU must be ignored or blocked.

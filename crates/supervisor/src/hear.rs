@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use lastword_frame::{Cause, Exit, Note, Stream};
+use lastword_frame::{Cause, Exit, Note, Stream, StreamEnd};
 use lastword_sandbox::message::{Message, Received};
 use lastword_sandbox::sys::{self, Errno};
 
@@ -16,10 +16,13 @@ impl Run<'_> {
     pub(crate) fn hear_child(&mut self) {
         while let Some(socket) = &self.child_socket {
             match Message::receive(socket.as_fd(), false) {
-                Ok(Received::Message(Message::Filtered { errno }, listener)) => match listener {
-                    Some(listener) => self.listener = Some(Listener::new(listener)),
-                    None => self.lose_exactness(0, &no_listener(errno)),
-                },
+                Ok(Received::Message(Message::Filtered { errno }, listener)) => {
+                    self.filtered = true;
+                    match listener {
+                        Some(listener) => self.listener = Some(Listener::new(listener)),
+                        None => self.lose_exactness(0, &no_listener(errno)),
+                    }
+                }
                 Ok(Received::Message(Message::Failed { step, errno, message }, _)) => {
                     self.hear_failure(&step, errno, &message);
                 }
@@ -27,9 +30,13 @@ impl Run<'_> {
                 Ok(Received::Nothing) => return,
                 Ok(Received::Closed) => {
                     self.child_socket = None;
-                    // Closed by exec, unless the child ended before it got there.
+                    // Closed by exec, unless the child ended before it got there: the filter is its last step.
                     if self.phase == Phase::Starting && self.cause.is_none() {
-                        self.exec_happened();
+                        if self.filtered {
+                            self.exec_happened();
+                        } else {
+                            self.fail_start("start the program", Errno(0), "it was killed before it began");
+                        }
                     }
                 }
                 Err(errno) => {
@@ -77,7 +84,11 @@ impl Run<'_> {
 
     fn take_terminal(&mut self, master: Option<OwnedFd>) {
         let Some(master) = master else { return };
-        let _ = sys::set_nonblocking(master.as_fd());
+        let prepared =
+            sys::set_nonblocking(master.as_fd()).and_then(|()| sys::set_packet_mode(master.as_fd()));
+        if let Err(errno) = prepared {
+            return self.fail_start("prepare the terminal", errno, &errno.to_string());
+        }
         if let (Some(input), Ok(sink)) = (self.terminal_input.take(), master.try_clone()) {
             self.stdin = Some(StdinPump::new(input.source, input.bytes, sink, true));
         }
@@ -128,8 +139,7 @@ impl Run<'_> {
         let killed = matches!(exit, Exit::Signal(signal) if [libc::SIGKILL, libc::SIGXCPU].contains(&i32::from(signal)));
         match exit {
             _ if killed && self.plan.capture.cpu_ns.is_some_and(|limit| used >= limit) => Cause::CpuTime,
-            Exit::Code(0) => Cause::Ended,
-            _ if scratch_full => Cause::DiskLimit,
+            Exit::Code(code) if code != 0 && scratch_full => Cause::DiskLimit,
             _ => Cause::Ended,
         }
     }
@@ -155,7 +165,10 @@ impl Run<'_> {
         }
         self.init_socket = None;
         self.child_socket = None;
-        self.terminal = None;
+        if self.terminal.take().is_some() && self.started.is_some() && !self.all_gone {
+            // With its session leader a terminal is hung up, and what was written last may be gone.
+            self.sources[Stream::Stdout.index()].end = StreamEnd::Cut;
+        }
         if self.phase != Phase::Ending {
             // Nobody asked it to go: killed from outside, or it failed before it could say so.
             self.end(Cause::Internal { message: "the sandbox's init ended unasked".into() });

@@ -6,6 +6,14 @@ pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
 pub(crate) const NOTES_BYTES: usize = 32 * 1024;
 /// Always read with at least this much room: a read below PIPE_BUF throws away the rest of a packet-mode write.
 pub(crate) const READ_BYTES_MIN: usize = 4096;
+/// Reads of one pipe in one turn. More than a pipe has buffers, so what was there at the start of the turn is always reached.
+pub(crate) const READS_MAX: usize = 4096;
+/// One read of a PTY; the kernel gives at most 4 KiB.
+pub(crate) const TERMINAL_READ_BYTES: usize = 4097;
+/// While the program announces its writes, its pipes are looked at with the next announcement, but at the latest after this.
+pub(crate) const ANNOUNCED_WAIT_NS: u64 = MS;
+/// Writes up to this size never fill a pipe between two announcements.
+pub(crate) const SMALL_WRITE_BYTES: u64 = 4096;
 /// The program's pipes; a larger one means fewer turns under a flood. The kernel's default is kept where this is refused.
 pub(crate) const PIPE_BYTES: i32 = 256 * 1024;
 /// Kept free on disk for the end of the transcript, whatever the program writes.

@@ -35,7 +35,9 @@ const EXIT_SPOOL: u8 = 3;
 fn main() -> ExitCode {
     // A session of our own: Ctrl-C at the terminal of whoever started us is not meant for us.
     let _ = sys::setsid();
-    sys::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP]);
+    sys::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ]);
+    // What our starter has open is none of our business, and would be kept open by us after its end.
+    let _ = sys::close_all_but(&[0, 1, 2]);
     let (Ok(socket), Ok(spool)) = (sys::inherited(0), sys::inherited(1)) else {
         eprintln!("lastword-supervisor: this program is started by lastword, not by hand");
         return ExitCode::from(EXIT_PROTOCOL);

@@ -1,6 +1,6 @@
 //! From the program's descriptors to frames in the spool: reads, numbers, stamps, counts, drops over the limit.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use lastword_frame::binary::{self, HEADER_BYTES};
 use lastword_frame::limits::OUTPUT_BYTES_MAX;
@@ -8,7 +8,7 @@ use lastword_frame::tally::Tally;
 use lastword_frame::{Frame, Note, Seal, Stream};
 use lastword_sandbox::sys::{self, Errno};
 
-use crate::limits::{BUFFER_BYTES, NOTES_BYTES, READ_BYTES_MIN};
+use crate::limits::{BUFFER_BYTES, NOTES_BYTES, READ_BYTES_MIN, READS_MAX, TERMINAL_READ_BYTES};
 use crate::spool::Spool;
 
 /// Why reading stopped short.
@@ -25,6 +25,16 @@ pub(crate) enum Stopped {
 pub(crate) enum Drained {
     Open,
     Eof,
+    /// The terminal threw away what it had accepted (tcflush, or an interrupt character): nobody can know how much.
+    Discarded,
+}
+
+/// Whether a pipe is empty and has no writer. A read of 0 bytes alone doesn't say so.
+fn at_end(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut fds = [sys::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 }];
+    sys::poll(&mut fds, Some(0))?;
+    // In this order: bytes that come after a hang-up don't exist.
+    Ok(fds[0].revents & libc::POLLHUP != 0 && sys::readable_bytes(fd)? == 0)
 }
 
 /// The record that is being filled; its header is written when it is closed.
@@ -98,37 +108,55 @@ impl Recorder {
         self.read_total
     }
 
-    /// Reads what a pipe holds at this moment, and not what a quick writer adds meanwhile.
-    pub(crate) fn drain_pipe(&mut self, stream: Stream, fd: BorrowedFd<'_>) -> Result<Drained, Stopped> {
-        let snapshot = sys::readable_bytes(fd).map_err(Stopped::Read)?;
-        self.drain(stream, fd, snapshot)
-    }
-
-    /// Reads at least `snapshot` bytes if they are there, or finds the end if it is 0.
-    pub(crate) fn drain(
+    /// Reads what a pipe holds at this moment, and not what a quick writer adds meanwhile. `ready`: poll has said that there is
+    /// something, if only an end.
+    pub(crate) fn drain_pipe(
         &mut self,
         stream: Stream,
         fd: BorrowedFd<'_>,
-        snapshot: usize,
+        ready: bool,
     ) -> Result<Drained, Stopped> {
         let time = self.now();
-        let mut left = snapshot;
-        loop {
+        let mut left = sys::readable_bytes(fd).map_err(Stopped::Read)?;
+        if left == 0 && !ready {
+            return Ok(Drained::Open);
+        }
+        for _ in 0..READS_MAX {
             let room = self.room(stream, time)?;
-            let n = match sys::read(fd, &mut self.buffer[self.used..self.used + room]) {
-                Ok(0) => return Ok(Drained::Eof),
-                Ok(n) => n,
+            match sys::read(fd, &mut self.buffer[self.used..self.used + room]) {
+                // No writer is left; or an empty packet, which a write that failed halfway leaves behind.
+                Ok(0) if at_end(fd).map_err(Stopped::Read)? => return Ok(Drained::Eof),
+                Ok(n) => {
+                    self.keep(stream, n);
+                    left = left.saturating_sub(n);
+                }
                 Err(Errno(libc::EINTR)) => continue,
                 Err(Errno(libc::EAGAIN)) => return Ok(Drained::Open),
-                // A PTY whose other side is closed by all.
-                Err(Errno(libc::EIO)) => return Ok(Drained::Eof),
                 Err(error) => return Err(Stopped::Read(error)),
-            };
-            self.keep(stream, n);
-            left = left.saturating_sub(n);
-            if left == 0 {
-                return Ok(Drained::Open);
             }
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(Drained::Open)
+    }
+
+    /// Reads once from a PTY master in packet mode (TIOCPKT), where each read starts with a status byte.
+    pub(crate) fn drain_terminal(&mut self, stream: Stream, fd: BorrowedFd<'_>) -> Result<Drained, Stopped> {
+        let time = self.now();
+        let room = self.room(stream, time)?;
+        let mut packet = vec![0; room.min(TERMINAL_READ_BYTES)];
+        match sys::read(fd, &mut packet) {
+            // EIO: no slave is open any more.
+            Ok(0) | Err(Errno(libc::EIO)) => Ok(Drained::Eof),
+            Ok(n) if packet[0] == sys::TIOCPKT_DATA => {
+                self.buffer[self.used..self.used + n - 1].copy_from_slice(&packet[1..n]);
+                self.keep(stream, n - 1);
+                Ok(Drained::Open)
+            }
+            Ok(_) if packet[0] & sys::TIOCPKT_FLUSHWRITE != 0 => Ok(Drained::Discarded),
+            Ok(_) | Err(Errno(libc::EINTR | libc::EAGAIN)) => Ok(Drained::Open),
+            Err(error) => Err(Stopped::Read(error)),
         }
     }
 

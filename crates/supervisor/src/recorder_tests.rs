@@ -39,7 +39,7 @@ impl Bench {
 
     fn drain(&mut self, stream: Stream) -> Drained {
         let (ours, _) = &self.pipes[stream.index()];
-        self.recorder.drain_pipe(stream, ours.as_fd()).expect("readable")
+        self.recorder.drain_pipe(stream, ours.as_fd(), true).expect("readable")
     }
 
     /// Records of the spool as (stream, text), dropped ones as their count.
@@ -114,7 +114,7 @@ fn packets_are_read_whole_and_all_of_them() {
         assert_eq!(sys::write(theirs.as_fd(), &[letter; 3000]), Ok(3000));
     }
     sys::set_nonblocking(ours.as_fd()).expect("non-blocking");
-    assert_eq!(bench.recorder.drain_pipe(Stream::Stdout, ours.as_fd()), Ok(Drained::Open));
+    assert_eq!(bench.recorder.drain_pipe(Stream::Stdout, ours.as_fd(), true), Ok(Drained::Open));
     let text: String = ["a", "b", "c"].map(|letter| letter.repeat(3000)).concat();
     assert_eq!(bench.records(), [(Stream::Stdout, text)]);
 }
@@ -142,7 +142,7 @@ fn without_a_writer_the_end_is_found_after_the_last_byte() {
     bench.write(Stream::Stdout, b"last");
     let (ours, theirs) = bench.pipes.remove(0);
     drop(theirs);
-    assert_eq!(bench.recorder.drain_pipe(Stream::Stdout, ours.as_fd()), Ok(Drained::Open));
-    assert_eq!(bench.recorder.drain_pipe(Stream::Stdout, ours.as_fd()), Ok(Drained::Eof));
+    assert_eq!(bench.recorder.drain_pipe(Stream::Stdout, ours.as_fd(), true), Ok(Drained::Open));
+    assert_eq!(bench.recorder.drain_pipe(Stream::Stdout, ours.as_fd(), true), Ok(Drained::Eof));
     assert_eq!(bench.records(), [(Stream::Stdout, "last".to_owned())]);
 }

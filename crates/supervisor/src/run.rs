@@ -91,6 +91,8 @@ pub(crate) struct Run<'a> {
     pub(crate) held: Option<Notification>,
     pub(crate) stdin: Option<StdinPump>,
     pub(crate) signals: Option<OwnedFd>,
+    /// The program's child has its filter on: exec is next.
+    pub(crate) filtered: bool,
     pub(crate) ready: bool,
     pub(crate) go: bool,
     pub(crate) all_gone: bool,
@@ -100,6 +102,8 @@ pub(crate) struct Run<'a> {
     pub(crate) storage_full_since: Option<u64>,
     /// The spool has grown since the starter was last told.
     pub(crate) news_since: Option<u64>,
+    /// Until then only announcements make us read: the pipes hold at most what the last small write put there.
+    pub(crate) look_again: Option<u64>,
     pub(crate) next_news: u64,
 }
 
@@ -132,6 +136,7 @@ impl<'a> Run<'a> {
             held: None,
             stdin: None,
             signals: sys::signal_fd(&[libc::SIGTERM, libc::SIGINT]).ok(),
+            filtered: false,
             ready: false,
             go: false,
             all_gone: false,
@@ -140,6 +145,7 @@ impl<'a> Run<'a> {
             next_sample: None,
             storage_full_since: None,
             news_since: None,
+            look_again: None,
             next_news: 0,
         };
         if run.ordering == Ordering::Arrival && !plan.filter.why_not_exact.is_empty() {
@@ -229,10 +235,10 @@ impl<'a> Run<'a> {
             add(Slot::Child, fd);
         }
         // While the disk is full nothing is read: the program waits in its write.
-        if self.storage_full_since.is_none() {
-            if let Some(listener) = &self.listener {
-                add(Slot::Listener, listener.raw_fd());
-            }
+        if let (Some(listener), None) = (&self.listener, self.storage_full_since) {
+            add(Slot::Listener, listener.raw_fd());
+        }
+        if self.storage_full_since.is_none() && self.look_again.is_none() {
             for stream in Stream::ALL {
                 if let Some(fd) = raw(&self.sources[stream.index()].fd) {
                     add(Slot::Stream(stream), fd);
@@ -264,7 +270,7 @@ impl<'a> Run<'a> {
             Slot::Listener if revents & libc::POLLIN != 0 => self.take_notification(),
             // Hung up: no process uses the filter any more. Asking it for a call could wait for ever.
             Slot::Listener => self.listener = None,
-            Slot::Stream(stream) => self.read_stream(stream),
+            Slot::Stream(stream) => self.read_stream(stream, true),
             Slot::Init => self.hear_init(),
             Slot::InitGone => self.reap_init(),
             Slot::Starter => match self.starter.listen() {
@@ -275,7 +281,12 @@ impl<'a> Run<'a> {
                     Errno(0),
                     "whoever started this run went away before the program was started",
                 ),
-                Word::Gone | Word::Nothing => {}
+                Word::Gone => {
+                    if let Some(pump) = &mut self.stdin {
+                        pump.starter_is_gone();
+                    }
+                }
+                Word::Nothing => {}
             },
             Slot::Stdin => {
                 if self.stdin.as_mut().is_some_and(|pump| !pump.turn()) {
@@ -296,14 +307,27 @@ impl<'a> Run<'a> {
     fn next_event(&self) -> Option<u64> {
         let retry = self.storage_full_since.map(|_| self.recorder.last_time() + STORAGE_RETRY_NS);
         let news = self.news_since.map(|_| self.next_news);
-        [self.deadline, self.next_cpu_check, self.next_sample, retry, news].into_iter().flatten().min()
+        [self.deadline, self.next_cpu_check, self.next_sample, self.look_again, retry, news]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn watch_clock(&mut self) {
         let now = self.recorder.now();
         self.tell_news();
+        if self.look_again.is_some_and(|at| now >= at)
+            || self.listener.is_none()
+            || self.phase != Phase::Running
+        {
+            self.look_again = None;
+        }
         if self.storage_full_since.is_some() {
             self.retry_storage(now);
+            if self.phase == Phase::Ending {
+                // What is left in the pipes is not late: it waits for the disk.
+                self.deadline = Some(now + if self.init.is_some() { KILL_NS } else { DRAIN_NS });
+            }
         }
         if self.next_sample.is_some_and(|at| now >= at) {
             self.sample();
@@ -382,14 +406,14 @@ impl<'a> Run<'a> {
 
     /// Ends the run for this cause. The first cause stands.
     pub(crate) fn end(&mut self, cause: Cause) {
-        if self.phase == Phase::Over || (self.cause.is_some() && self.phase == Phase::Ending) {
+        if self.phase == Phase::Over {
             return;
         }
         // The main process ended by itself: that stays the cause, whatever is done to what it left behind. Output over the
         // limit counts still, because it makes the transcript incomplete.
         let replace = match (&self.cause, &cause) {
             (None, _) => true,
-            (Some(_), Cause::OutputLimit | Cause::StorageFull) => true,
+            (Some(Cause::Ended | Cause::DiskLimit), Cause::OutputLimit | Cause::StorageFull) => true,
             (Some(_), _) => false,
         };
         if replace {

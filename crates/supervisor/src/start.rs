@@ -1,7 +1,8 @@
 //! Brings a sandbox up to the point where init builds it: pipes, control groups, clone, id maps.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use lastword_sandbox::cgroup::Groups;
 use lastword_sandbox::init::{self, Init};
@@ -55,11 +56,15 @@ pub(crate) fn start(plan: &Plan, passed_stdin: Option<OwnedFd>) -> Result<Sandbo
     let procs = groups.procs()?;
     let (init_socket, init_end) = sys::message_pair().step(|| "make a socket".into())?;
     let (child_socket, child_end) = sys::message_pair().step(|| "make a socket".into())?;
+    let handover =
+        Handover::new(streams.theirs, procs, child_end).step(|| "prepare the program's streams".into())?;
     let forked = sys::clone_into(NAMESPACES).step(|| "clone into new namespaces".into())?;
     let Forked::Parent { pid, pidfd } = forked else {
         // In the child: everything but what it is given is closed in there.
-        init::run(Init { plan, socket: init_end, handover: Handover::new(streams.theirs, procs, child_end) })
+        init::run(Init { plan, socket: init_end, handover })
     };
+    // Their ends are the child's alone from here on: ours would keep the streams from ending.
+    drop((handover, init_end));
     let sandbox = Sandbox {
         init: pid,
         init_pidfd: pidfd,
@@ -81,7 +86,7 @@ fn make_streams(plan: &Plan, passed_stdin: Option<OwnedFd>) -> Result<Streams, S
     let input = match &plan.program.stdin {
         Stdin::Nothing {} => None,
         Stdin::Bytes { bytes } => Some(Input { source: None, bytes: bytes.0.clone() }),
-        Stdin::Passed {} => Some(Input { source: passed_stdin, bytes: Vec::new() }),
+        Stdin::Passed {} => Some(Input { source: passed_stdin.map(unblocked), bytes: Vec::new() }),
     };
     if plan.program.tty {
         // Placeholders: init puts the terminal in their place.
@@ -112,6 +117,19 @@ fn output_pipe(identity: &Identity) -> Result<(OwnedFd, OwnedFd), StepError> {
     // Refused to a user who has many pipes already: then it stays at the default.
     let _ = sys::set_pipe_size(ours.as_fd(), PIPE_BYTES);
     Ok((ours, theirs))
+}
+
+/// The same source, opened anew so that reading it never blocks: somebody else may take what poll has promised. The flag can't
+/// be set on the descriptor itself, which is shared with whoever started us. Sockets can't be opened; they have a flag per call.
+fn unblocked(source: OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", source.as_raw_fd());
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    // A regular file keeps its position, which a new opening would not.
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+        return source;
+    }
+    options.open(&path).map_or(source, OwnedFd::from)
 }
 
 fn stdin_pipe(identity: &Identity, input: Input) -> Result<(OwnedFd, Option<StdinPump>), StepError> {

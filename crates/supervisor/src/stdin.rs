@@ -43,12 +43,20 @@ impl StdinPump {
         pollfd { fd, events, revents: 0 }
     }
 
+    /// Whoever started us is gone. What it typed at its terminal from now on is not for this program.
+    pub(crate) fn starter_is_gone(&mut self) {
+        if self.source.as_ref().is_some_and(|source| sys::is_terminal(source.as_fd())) {
+            self.source = None;
+            self.mark_end();
+        }
+    }
+
     /// Moves one buffer on. False: all is fed, or nobody reads any more; drop the pump to close the pipe.
     pub(crate) fn turn(&mut self) -> bool {
         if self.pending.is_empty() {
             let Some(source) = &self.source else { return false };
             let mut buffer = vec![0; STDIN_BUFFER_BYTES];
-            match sys::read(source.as_fd(), &mut buffer) {
+            match read_some(source, &mut buffer) {
                 Ok(0) => {
                     self.source = None;
                     self.mark_end();
@@ -73,5 +81,14 @@ impl StdinPump {
             self.done = 0;
         }
         !self.pending.is_empty() || self.source.is_some()
+    }
+}
+
+/// Never blocks: a socket is told so by the call, everything else was opened so.
+fn read_some(source: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+    match sys::receive(source.as_fd(), into, false) {
+        Ok((n, _)) => Ok(n),
+        Err(Errno(libc::ENOTSOCK)) => sys::read(source.as_fd(), into),
+        Err(error) => Err(error),
     }
 }

@@ -4,6 +4,8 @@ use std::os::fd::AsFd;
 
 use lastword_frame::{Cause, Note, Ordering, Stream, StreamEnd};
 
+use crate::limits::{ANNOUNCED_WAIT_NS, SMALL_WRITE_BYTES};
+use crate::notify::Listener;
 use crate::recorder::{Drained, Stopped};
 use crate::run::Run;
 
@@ -29,26 +31,30 @@ impl Run<'_> {
             return;
         }
         if let (Some(notification), Some(listener)) = (self.held.take(), &self.listener) {
+            let small = Listener::most_bytes(&notification) <= SMALL_WRITE_BYTES;
+            self.look_again = small.then(|| self.recorder.last_time() + ANNOUNCED_WAIT_NS);
             listener.proceed(&notification);
         }
     }
 
     pub(crate) fn read_both(&mut self) {
         for stream in Stream::ALL {
-            self.read_stream(stream);
+            self.read_stream(stream, false);
         }
     }
 
-    pub(crate) fn read_stream(&mut self, stream: Stream) {
+    /// `ready`: poll has said that there is something to read, if only the end.
+    pub(crate) fn read_stream(&mut self, stream: Stream, ready: bool) {
         let source = &mut self.sources[stream.index()];
         let Some(fd) = &source.fd else { return };
-        let drained = match stream {
-            // A terminal says how much waits only after it has moved it; ask by reading.
-            _ if self.plan.program.tty => self.recorder.drain(stream, fd.as_fd(), 1),
-            _ => self.recorder.drain_pipe(stream, fd.as_fd()),
+        let drained = if self.plan.program.tty {
+            self.recorder.drain_terminal(stream, fd.as_fd())
+        } else {
+            self.recorder.drain_pipe(stream, fd.as_fd(), ready)
         };
         match drained {
             Ok(Drained::Open) => {}
+            Ok(Drained::Discarded) => source.end = StreamEnd::Cut,
             Ok(Drained::Eof) => {
                 source.fd = None;
                 self.recorder.account_for_dropped(stream);

@@ -26,6 +26,7 @@ use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
 use lastword_api::Execution;
 use lastword_store::{Entry, Store};
+use signal_hook::consts::SIGXFSZ;
 
 use self::message::{Advice, code_of, say, say_error};
 use crate::execution;
@@ -73,6 +74,8 @@ enum Command {
 const FAILURE: u8 = 1;
 
 pub fn main() -> ExitCode {
+    // A file size limit on us shows as an error of the write, which says what could not be written.
+    lastword_sandbox::sys::ignore_signals(&[SIGXFSZ]);
     let cli = Cli::parse();
     let failure = if matches!(cli.command, Command::Run(_)) { exit::FAILED } else { FAILURE };
     let globals = &cli.globals;

@@ -16,8 +16,10 @@ pub mod recover;
 pub mod request;
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use lastword_api::{Backend, Execution, Status, Stream, Timestamp};
+use lastword_sandbox::cgroup::groups;
 use lastword_store::{Meta, Store};
 use uuid::Uuid;
 
@@ -27,6 +29,10 @@ pub use cancel::Cancel;
 use follow::Follower;
 pub use recover::recover;
 pub use request::Request;
+
+/// More than a supervisor may need around the program's time: to build, to end, to wait for a full disk, to drain, together
+/// under 80 s by its own bounds. One that needs longer is stuck.
+const SUPERVISOR_MARGIN: Duration = Duration::from_secs(120);
 
 /// Takes records as they come, in their order.
 pub trait Sink {
@@ -96,17 +102,28 @@ pub fn run(
     // A supervisor that is gone already shows in its spool.
     let _ = supervisor.go();
 
+    let mut deadline = Instant::now() + Duration::from_millis(planned.limits.wall_ms) + SUPERVISOR_MARGIN;
     let mut follower = Follower::new(id);
     loop {
-        let news = supervisor.wait_for_news(cancel)?;
+        let news = supervisor.wait_for_news(cancel, deadline)?;
         follower.read(&spool.file, sink)?;
-        if news == News::End {
-            break;
+        match news {
+            News::Some => {}
+            News::End => break,
+            News::Late => {
+                supervisor.kill();
+                deadline = Instant::now() + SUPERVISOR_MARGIN;
+            }
         }
     }
     supervisor.reap()?;
     follower.read(&spool.file, sink)?;
-    outcome::conclude(&mut execution, &follower.finish(), machine);
+    let report = follower.finish();
+    if report.seal.is_none() {
+        // It was killed: what it would have removed is ours to remove.
+        groups::sweep(&machine.cgroups.points, &[id.into_bytes()]);
+    }
+    outcome::conclude(&mut execution, &report, machine);
     store.finish(spool, &meta(&execution), &object(&execution)?)?;
     Ok(execution)
 }

@@ -17,14 +17,22 @@ use crate::backend::native::Machine;
 /// still run is found in the control group that carries the execution's id.
 pub fn recover(store: &Store) -> Result<u64, Error> {
     let orphans = store.orphans()?;
+    if orphans.is_empty() {
+        return Ok(0);
+    }
+    let machine = Machine::get();
+    let id = |orphan: &Orphan| match orphan {
+        Orphan::Spool(spool) => spool.id.into_bytes(),
+        Orphan::Missing { id, .. } => id.into_bytes(),
+    };
+    let ids: Vec<[u8; 16]> = orphans.iter().map(id).collect();
+    groups::sweep(&machine.cgroups.points, &ids);
     let mut finished = 0;
     for orphan in orphans {
         match orphan {
             Orphan::Spool(spool) => {
                 let Some(entry) = store.get(spool.id)? else { continue };
                 let mut execution = parse(spool.id, &entry.object)?;
-                let machine = Machine::get();
-                groups::sweep(machine.cgroups.parents(), spool.id.as_bytes());
                 let mut follower = Follower::new(spool.id);
                 follower.read(&spool.file, &mut Silent)?;
                 outcome::conclude(&mut execution, &follower.finish(), machine);
@@ -32,7 +40,7 @@ pub fn recover(store: &Store) -> Result<u64, Error> {
             }
             Orphan::Missing { id, entry } => {
                 let mut execution = parse(id, &entry.object)?;
-                outcome::conclude(&mut execution, &Verifier::new().finish(), Machine::get());
+                outcome::conclude(&mut execution, &Verifier::new().finish(), machine);
                 store.finish_without_spool(id, &meta(&execution), &object(&execution)?)?;
             }
         }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::limits::CGROUP_REMOVE_WAIT;
+use crate::limits::{CGROUP_ABANDONED, CGROUP_REMOVE_WAIT, CGROUPS_SEARCHED_MAX};
 use crate::message::{Context, StepError};
 use crate::plan::{Cgroup, Meter};
 use crate::sys;
@@ -134,27 +134,56 @@ fn remove_directory(path: &Path) -> bool {
     }
 }
 
-/// Ends what still runs in a group whose supervisor is gone, and removes it. `parents` as in [`super::Layout::parents`].
-/// Never signals a bare pid: a process is pinned first, then found in the group again.
-pub fn sweep<'a>(parents: impl Iterator<Item = &'a Path>, id: &[u8; 16]) {
-    for parent in parents {
-        let path = parent.join(super::directory_name(id));
-        if !path.is_dir() {
-            continue;
+/// Ends what still runs in the groups of these executions, whose supervisors are gone, and removes them; and removes groups of
+/// ours that have been empty for long, which no execution accounts for any more.
+///
+/// `points` are the mounted hierarchies. All of each is searched: a group stands below the group of whoever started the run,
+/// which need not be ours. Never signals a bare pid: a process is pinned first, then found in the group again.
+pub fn sweep(points: &[PathBuf], ids: &[[u8; 16]]) {
+    let names: Vec<String> = ids.iter().map(super::directory_name).collect();
+    let mut waiting: Vec<PathBuf> = points.to_vec();
+    let mut seen = 0;
+    while let Some(directory) = waiting.pop() {
+        seen += 1;
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        if seen > CGROUPS_SEARCHED_MAX {
+            return;
         }
-        let deadline = Instant::now() + CGROUP_REMOVE_WAIT;
-        loop {
-            for pid in members(&path) {
-                let Ok(pidfd) = sys::pidfd_open(pid) else { continue };
-                if members(&path).contains(&pid) {
-                    let _ = sys::pidfd_kill(pidfd.as_fd());
-                }
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let name = entry.file_name();
+            if names.iter().any(|wanted| name == wanted.as_str()) {
+                end(&entry.path());
+            } else if name.as_bytes().starts_with(super::PREFIX.as_bytes()) {
+                remove_abandoned(&entry);
+            } else {
+                waiting.push(entry.path());
             }
-            if fs::remove_dir(&path).is_ok() || Instant::now() > deadline {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+fn end(group: &Path) {
+    let deadline = Instant::now() + CGROUP_REMOVE_WAIT;
+    loop {
+        for pid in members(group) {
+            let Ok(pidfd) = sys::pidfd_open(pid) else { continue };
+            if members(group).contains(&pid) {
+                let _ = sys::pidfd_kill(pidfd.as_fd());
+            }
+        }
+        if fs::remove_dir(group).is_ok() || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A group of a live run is empty for a moment only, before its program enters and after it has ended.
+fn remove_abandoned(group: &fs::DirEntry) {
+    let age = || group.metadata().ok()?.modified().ok()?.elapsed().ok();
+    if age().is_some_and(|age| age > CGROUP_ABANDONED) {
+        // Fails while a process is in it.
+        let _ = fs::remove_dir(group.path());
     }
 }
 

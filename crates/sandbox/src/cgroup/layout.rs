@@ -49,6 +49,8 @@ pub struct Layout {
     pub v1: BTreeMap<Controller, PathBuf>,
     /// The v2 directory below which groups are made, and the controllers switched on for its children.
     pub v2: Option<(PathBuf, Vec<Controller>)>,
+    /// Where hierarchies are mounted.
+    pub points: Vec<PathBuf>,
     /// One sentence for each controller that can't be had, and what would help.
     pub problems: BTreeMap<Controller, String>,
 }
@@ -74,7 +76,8 @@ impl Layout {
     /// The same from the text of the two /proc files; what they name is looked up on disk.
     pub fn from_proc(mountinfo: &str, own: &str) -> Layout {
         let mounts = parse_mounts(mountinfo);
-        let mut layout = Layout::default();
+        let mut layout =
+            Layout { points: mounts.iter().map(|mount| mount.point.clone()).collect(), ..Layout::default() };
         for controller in Controller::ALL {
             if let Some(directory) = v1_directory(&mounts, own, controller) {
                 match writable(&directory) {
@@ -161,11 +164,6 @@ impl Layout {
             }
         }
         groups
-    }
-
-    /// Every directory in which groups of ours may stand.
-    pub fn parents(&self) -> impl Iterator<Item = &Path> {
-        self.v1.values().map(PathBuf::as_path).chain(self.v2.iter().map(|(path, _)| path.as_path()))
     }
 }
 

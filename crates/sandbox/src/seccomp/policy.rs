@@ -150,6 +150,7 @@ mod nr {
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
+const TIOCSETD: u32 = 0x5423;
 const ANY: u32 = u32::MAX;
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;
@@ -253,6 +254,7 @@ pub const RULES: &[Rule] = rules! {
         "odd personalities weaken memory protection; asking, resetting and ADDR_NO_RANDOMIZE stay";
     ioctl [Is(1, TIOCSTI)] => REFUSE, "types into a terminal as if from its keyboard";
     ioctl [Is(1, TIOCLINUX)] => REFUSE, "pastes into a console";
+    ioctl [Is(1, TIOCSETD)] => REFUSE, "loads line disciplines, kernel code with a long record of holes";
 
     // Sockets: the network namespace is empty, but not every family respects it.
     socket [IsNot(0, AF_UNIX), IsNot(0, AF_INET), IsNot(0, AF_INET6), IsNot(0, AF_NETLINK)] =>

@@ -38,9 +38,10 @@ impl Machine {
     fn look() -> Machine {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let needed = CAP_SETUID | CAP_SETGID;
+        let cgroups = Layout::detect();
         Machine {
             host: Host::look(),
-            cgroups: Layout::detect(),
+            cgroups,
             kernel: kernel.trim().to_owned(),
             boot_id: boot_id(),
             listener: sys::listener_supported(),

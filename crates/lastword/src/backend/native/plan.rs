@@ -14,7 +14,7 @@ use lastword_sandbox::root::{self, HELP, NewFile, WORK, Wish};
 use lastword_sandbox::seccomp;
 
 use super::Machine;
-use crate::execution::request::{OnOutputLimit, OrderingWish, Program, Request, Stdin};
+use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Request, Stdin};
 use crate::runtime::{self, HelperFile, Surroundings};
 
 /// How long processes that the main one left behind may go on.
@@ -146,7 +146,11 @@ fn surroundings(request: &Request) -> Surroundings {
     let runtime = request.runtime.as_ref().unwrap_or_else(|| runtime::command());
     // The sandbox's /usr is the host's.
     let has = |path: &Path| path.starts_with("/usr") && path.exists();
-    runtime.surroundings(&request.env, request.flush, has)
+    // A 32-bit program can't load a 64-bit helper library; the loader would say so on its stderr.
+    let is_32_bit =
+        matches!(&request.program, Program::File { code, .. } if code.starts_with(b"\x7fELF\x01"));
+    let flush = if is_32_bit { Flush::Off } else { request.flush };
+    runtime.surroundings(&request.env, flush, has)
 }
 
 /// `argv`, and the file with the code if there is one.
@@ -198,7 +202,8 @@ fn environment(request: &Request, surroundings: Surroundings) -> Vec<plan::Bytes
 
 fn rlimits(machine: &Machine, limits: &Limits) -> Vec<(u32, u64)> {
     let mut rlimits = vec![
-        (RLIMIT_CORE, 0),
+        // Not 0: the kernel ignores that where a handler of the host takes core dumps through a pipe; 1 stops it (core(5)).
+        (RLIMIT_CORE, 1),
         (RLIMIT_NOFILE, limits.open_files),
         (RLIMIT_STACK, limits.stack_bytes),
         (RLIMIT_MEMLOCK, 64 << 10),

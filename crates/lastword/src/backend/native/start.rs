@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use lastword_sandbox::plan::Plan;
 use lastword_sandbox::sys;
@@ -16,8 +17,8 @@ use crate::execution::Cancel;
 
 const GO: u8 = b'G';
 const CANCEL: u8 = b'C';
-/// How often a cancel that has no descriptor to wake us by is looked for.
-const CANCEL_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+/// How often the deadline, and a cancel that has no descriptor to wake us by, are looked for.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// News that one read takes off the socket.
 const NEWS_BYTES: usize = 256;
 
@@ -48,6 +49,8 @@ pub enum News {
     Some,
     /// The supervisor is gone; the spool won't grow any more.
     End,
+    /// The deadline has passed.
+    Late,
 }
 
 impl Supervisor {
@@ -83,8 +86,11 @@ impl Supervisor {
     }
 
     /// Waits until there may be more in the spool, passing on a cancel meanwhile.
-    pub fn wait_for_news(&mut self, cancel: &Cancel) -> Result<News, Error> {
+    pub fn wait_for_news(&mut self, cancel: &Cancel, deadline: Instant) -> Result<News, Error> {
         loop {
+            if Instant::now() >= deadline {
+                return Ok(News::Late);
+            }
             if cancel.is_asked() && !self.cancelled {
                 self.cancelled = true;
                 // A supervisor that is gone needs no telling.
@@ -94,7 +100,7 @@ impl Supervisor {
             if let (Some(wake), false) = (cancel.wake(), self.cancelled) {
                 fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
             }
-            match poll(&mut fds, Some(&CANCEL_LOOK)) {
+            match poll(&mut fds, Some(&LOOK)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Error::Listen(error.into())),
             }
@@ -115,6 +121,12 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// The hard deadline from outside, for a supervisor that is stuck. Its sandbox ends with it.
+    pub fn kill(&mut self) {
+        // It can fail only if it has ended.
+        let _ = self.child.kill();
     }
 
     /// Without a go the supervisor takes the sandbox down and ends.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lastword_sandbox::cgroup::Controller;
+use lastword_sandbox::cgroup::{Controller, groups};
 use lastword_store::Store;
 
 use super::{Check, State};
@@ -15,6 +15,8 @@ const FREE_BYTES_MIN: u64 = 1 << 30;
 
 pub(super) fn checks() -> Vec<Check> {
     let machine = Machine::get();
+    // What a killed run of long ago may have left.
+    groups::sweep(&machine.cgroups.points, &[]);
     let mut checks = vec![kernel(machine), user_namespaces(machine), listener(machine), identity(machine)];
     checks.extend(cgroups(machine));
     checks.push(supervisor());
