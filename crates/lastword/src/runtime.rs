@@ -151,6 +151,15 @@ pub fn command() -> &'static Runtime {
     &COMMAND
 }
 
+/// What a command gets as flush help: that of its interpreter if it is one of ours (`sh -c ...`, `python3 x.py`).
+pub fn for_command(argv: &[OsString]) -> &'static Runtime {
+    let name = argv.first().and_then(|first| Path::new(first).file_name()?.to_str()).unwrap_or_default();
+    // `python3.11` counts as `python3`.
+    let name = name.split('.').next().unwrap_or_default();
+    let claims = |runtime: &&Runtime| runtime.interpreters.iter().any(|known| known == name);
+    all().iter().find(claims).unwrap_or_else(|| command())
+}
+
 /// The names that `--runtime` takes, without aliases.
 pub fn names() -> String {
     let names: Vec<&str> = all().iter().map(|runtime| runtime.name.as_str()).collect();

@@ -640,9 +640,13 @@ pub fn read_signals(fd: BorrowedFd<'_>) -> Vec<i32> {
 
 /// Default handling for every signal, and none blocked: what a program expects at its start.
 pub fn reset_signals() -> Result<()> {
+    // handler, flags, restorer, mask: all zero is SIG_DFL. The raw call, because libc keeps 32 and 33 to itself, which whoever
+    // started us may have left ignored.
+    let default = [0u64; 4];
     for signal in 1..65 {
-        // SAFETY: SIG_DFL is a valid handler; unchangeable signals give EINVAL, which changes nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a struct of four words, and writes no old one. Unchangeable signals give EINVAL, which
+        // changes nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8) };
     }
     // SAFETY: sigset_t is plain old data.
     let mut set: libc::sigset_t = unsafe { zeroed() };

@@ -39,7 +39,7 @@ pub enum Error {
     Ambiguous { prefix: String, candidates: Vec<Uuid> },
     #[error("execution {id} exists already")]
     Exists { id: Uuid },
-    #[error("execution {id} has not ended; cancel it first")]
+    #[error("execution {id} has not ended")]
     NotEnded { id: Uuid },
     #[error("execution {id} has no transcript: its spool is gone")]
     SpoolGone { id: Uuid },

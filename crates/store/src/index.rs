@@ -289,8 +289,15 @@ fn fail(path: &Path, damaged: &Path, action: &'static str, source: rusqlite::Err
             Error::IndexCorrupt { path, source }
         }
         Some(ErrorCode::DiskFull) => Error::StorageFull { path, source: None },
+        // Its shared memory is a file, too, and SQLite doesn't say why that could not grow.
+        Some(ErrorCode::SystemIoFailure) if disk_is_full(&path) => Error::StorageFull { path, source: None },
         _ => Error::Index { action, path, source },
     }
+}
+
+fn disk_is_full(path: &Path) -> bool {
+    let directory = path.parent().unwrap_or(path);
+    rustix::fs::statvfs(directory).is_ok_and(|stat| stat.f_bavail == 0)
 }
 
 fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {

@@ -4,8 +4,13 @@
 //! process wrote its last entry before its spool's lock became free, so whatever we find in segments and
 //! index *after* we got that lock is all there will ever be.
 
+use std::io::{Read, Seek};
+
+use lastword_frame::verify::{Tail, Verifier};
+
 use crate::index::State;
 use crate::layout;
+use crate::limits::UNSTARTED_BYTES_MAX;
 use crate::spool::{self, Taken};
 use crate::types::{Orphan, Spool};
 use crate::{Error, Store};
@@ -41,7 +46,7 @@ impl Store {
                 // Its end, or its accept, is about to get its row.
                 (State::Live, Some(true)) | (State::Unknown, Some(_)) => {}
                 (State::Live, _) => orphans.push(Orphan::Spool(spool)),
-                (State::Unknown, None) => self.remove_if_empty(spool)?,
+                (State::Unknown, None) => self.remove_if_never_started(spool)?,
             }
         }
         for id in missing {
@@ -53,11 +58,8 @@ impl Store {
         Ok(orphans)
     }
 
-    /// A run starts after its accept is durable, so a spool that was never accepted is empty. One with bytes
-    /// belonged to an execution whose record was lost: it stays, and `verify_segments` names it.
-    fn remove_if_empty(&self, spool: Spool) -> Result<(), Error> {
-        let metadata = spool.file.metadata().map_err(|error| Error::io("look at", &spool.path, error))?;
-        if metadata.len() == 0 { self.remove_spool(spool) } else { Ok(()) }
+    fn remove_if_never_started(&self, spool: Spool) -> Result<(), Error> {
+        if never_started(&spool)? { self.remove_spool(spool) } else { Ok(()) }
     }
 
     /// Unlinks it while its lock is held.
@@ -69,4 +71,22 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// A program is started after its accept is durable, and the start is noted first. So a spool without a record and without
+/// that note is of a run that was never accepted, however far its sandbox had come. One that has the note belonged to an
+/// execution whose record was lost: it stays, and `verify_segments` names it.
+pub(crate) fn never_started(spool: &Spool) -> Result<bool, Error> {
+    let failed = |error| Error::io("read", &spool.path, error);
+    let mut bytes = Vec::new();
+    let mut file = &spool.file;
+    file.rewind().map_err(failed)?;
+    file.take(UNSTARTED_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > UNSTARTED_BYTES_MAX {
+        return Ok(false);
+    }
+    let mut verifier = Verifier::new();
+    verifier.push(&bytes);
+    let report = verifier.finish();
+    Ok(report.started.is_none() && report.records == 0 && report.tail != Tail::Damaged)
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::disk::DiskFile;
 use crate::entry::{Head, SEGMENT_HEADER_BYTES};
 use crate::index::{Progress, State};
+use crate::orphans::never_started;
 use crate::recover::read_failed;
 use crate::scan::{self, Item};
 use crate::segment::Reader;
@@ -145,7 +146,9 @@ impl Store {
     fn verify_spools(&self, report: &mut SegmentsReport) -> Result<(), Error> {
         for id in spool::ids(&self.shelf.layout)? {
             match spool::try_take(&self.shelf.layout, id) {
-                Ok(Taken::Locked(spool)) if self.shelf.index.state(id)? == State::Unknown => {
+                Ok(Taken::Locked(spool))
+                    if self.shelf.index.state(id)? == State::Unknown && !never_started(&spool)? =>
+                {
                     let path = spool.path.display();
                     report
                         .problems

@@ -105,7 +105,9 @@ fn is_exec(step: &str) -> bool {
 fn problem(seal: &Seal, machine: &Machine) -> Option<Problem> {
     let (code, message, backend_message) = match &seal.cause {
         Cause::StartFailure { step, errno, message } if is_exec(step) => {
-            let code = if NOT_FOUND.contains(errno) {
+            let code = if step.starts_with("enter ") {
+                ProblemCode::StartFailed
+            } else if NOT_FOUND.contains(errno) {
                 ProblemCode::CommandNotFound
             } else {
                 ProblemCode::CommandNotExecutable

@@ -176,9 +176,9 @@ fn open_files_and_stack() {
     let lab = Lab::new();
     let code = "import resource as r\nprint(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_STACK), r.getrlimit(r.RLIMIT_CORE))\n";
     let object = lab.run(&["--open-files", "77", "--stack", "4MiB"], &Program::Python(code));
-    assert_eq!(String::from_utf8(object.stdout()).unwrap(), "(77, 77) (4194304, 4194304) (0, 0)\n");
+    assert_eq!(String::from_utf8(object.stdout()).unwrap(), "(77, 77) (4194304, 4194304) (1, 1)\n");
     let object = lab.run(&[], &Program::Python(code));
-    assert_eq!(String::from_utf8(object.stdout()).unwrap(), "(1024, 1024) (67108864, 67108864) (0, 0)\n");
+    assert_eq!(String::from_utf8(object.stdout()).unwrap(), "(1024, 1024) (67108864, 67108864) (1, 1)\n");
 }
 
 #[test]

@@ -143,7 +143,10 @@ fn filters(machine: &Machine, request: &Request) -> Result<Filters, Refused> {
 }
 
 fn surroundings(request: &Request) -> Surroundings {
-    let runtime = request.runtime.as_ref().unwrap_or_else(|| runtime::command());
+    let runtime = request.runtime.as_ref().unwrap_or_else(|| match &request.program {
+        Program::Command { argv } => runtime::for_command(argv),
+        _ => runtime::command(),
+    });
     // The sandbox's /usr is the host's.
     let has = |path: &Path| path.starts_with("/usr") && path.exists();
     // A 32-bit program can't load a 64-bit helper library; the loader would say so on its stderr.

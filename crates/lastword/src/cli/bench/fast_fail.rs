@@ -94,9 +94,9 @@ fn measure(args: &Args, dir: &Path) -> anyhow::Result<Figures> {
             progress.inc(1);
             Ok(())
         })?);
-        // A tenth as many bare ones give a steady rate and keep the whole short.
+        // Half as many bare ones give a steady rate and keep the whole short.
         let other = AtomicU64::new(0);
-        let few = (args.runs / ROUNDS as u64 / 5).max(args.jobs * 2);
+        let few = (args.runs / ROUNDS as u64 / 2).max(args.jobs * 2);
         bare.add(in_parallel(args.jobs, &other, few, |n| bench.bare(n))?);
     }
     progress.finish_and_clear();
