@@ -179,9 +179,10 @@ impl<'a> Run<'a> {
 
     /// Runs until everything is over and sealed. An error means that the spool couldn't be finished.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
+        let (mut slots, mut fds) = (Vec::new(), Vec::new());
         while self.phase != Phase::Over {
             self.write_out();
-            let (slots, mut fds) = self.poll_list();
+            self.poll_list(&mut slots, &mut fds);
             let now = self.recorder.now();
             let timeout = self.next_event().map(|at| at.saturating_sub(now));
             if let Err(errno) = sys::poll(&mut fds, timeout) {
@@ -223,8 +224,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn poll_list(&self) -> (Vec<Slot>, Vec<pollfd>) {
-        let (mut slots, mut fds) = (Vec::with_capacity(10), Vec::with_capacity(10));
+    /// What to wait for now, into lists that keep their room from turn to turn.
+    fn poll_list(&self, slots: &mut Vec<Slot>, fds: &mut Vec<pollfd>) {
+        slots.clear();
+        fds.clear();
         let mut add = |slot, fd: RawFd| {
             slots.push(slot);
             fds.push(pollfd { fd, events: libc::POLLIN, revents: 0 });
@@ -261,7 +264,6 @@ impl<'a> Run<'a> {
             slots.push(Slot::Stdin);
             fds.push(pump.pollfd());
         }
-        (slots, fds)
     }
 
     fn handle(&mut self, slot: Slot, revents: i16) {
