@@ -401,6 +401,13 @@ pub fn pivot_here() -> Result<()> {
     check(unsafe { libc::chdir(c"/".as_ptr()) }).map(drop)
 }
 
+/// Whether this process may make things in a directory: mode, owner and read-only mounts count.
+pub fn may_write(directory: &[u8]) -> bool {
+    let Ok(path) = cstring(directory) else { return false };
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS) == 0 }
+}
+
 /// Free blocks and inodes of the file system at `path`.
 pub fn free_space(path: &[u8]) -> Result<(u64, u64)> {
     let path = cstring(path)?;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::directory_name;
@@ -156,7 +157,9 @@ impl Layout {
         }
         if let Some((parent, controllers)) = &self.v2 {
             let (settings, mut meters) = v2_settings(controllers, limits);
-            if limits.cpu_time && !self.v1.contains_key(&Controller::Cpuacct) {
+            // It costs nothing in a group that is made anyway, and init can't tell what killed processes used.
+            let wanted = limits.cpu_time || !settings.is_empty();
+            if wanted && !self.v1.contains_key(&Controller::Cpuacct) {
                 meters.push(Meter::CpuStat);
             }
             if !settings.is_empty() || !meters.is_empty() {
@@ -168,7 +171,6 @@ impl Layout {
 }
 
 fn group(path: PathBuf, settings: Vec<(&str, String)>, meters: Vec<Meter>) -> Cgroup {
-    use std::os::unix::ffi::OsStrExt;
     Cgroup {
         path: path.as_os_str().as_bytes().into(),
         settings: settings.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
@@ -344,13 +346,9 @@ fn enable(controllers: &Path, control: &Path) {
     }
 }
 
-/// By doing it: modes say little under a read-only mount or another user namespace.
+/// Asked, not tried: a directory made for a try would stay behind if we were killed just then.
 fn writable(directory: &Path) -> bool {
-    let probe = directory.join(format!("{}probe-{}", super::PREFIX, std::process::id()));
-    match fs::create_dir(&probe) {
-        Ok(()) => fs::remove_dir(&probe).is_ok(),
-        Err(_) => false,
-    }
+    sys::may_write(directory.as_os_str().as_bytes())
 }
 
 fn not_writable(controller: Controller, directory: &Path) -> String {

@@ -105,3 +105,15 @@ fn v2_settings_hold_all_limits_in_one_group() {
     assert!(settings.contains(&("memory.max".into(), (1 << 20).to_string())));
     assert!(groups[0].meters.contains(&Meter::CpuStat));
 }
+
+#[test]
+fn a_v2_group_meters_cpu_time_also_without_a_limit_on_it() {
+    let limits = GroupLimits { memory_bytes: Some(1 << 20), ..GroupLimits::default() };
+    let mut layout =
+        Layout { v2: Some(("/cg".into(), vec![Controller::Memory, Controller::Pids])), ..Layout::default() };
+    assert!(layout.groups(&[1; 16], &limits)[0].meters.contains(&Meter::CpuStat));
+    assert_eq!(layout.groups(&[1; 16], &GroupLimits::default()), [], "no group for the meter alone");
+    // Side by side with v1, that one keeps the time.
+    layout.v1.insert(Controller::Cpuacct, "/v1".into());
+    assert!(!layout.groups(&[1; 16], &limits)[0].meters.contains(&Meter::CpuStat));
+}
