@@ -11,6 +11,7 @@ mod policy;
 mod setup;
 mod soak;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -23,7 +24,8 @@ cargo xtask test   install what the tests need, build, run all of them; ends wit
 cargo xtask ci     fmt, clippy, deps, a short fuzz run, then test
 cargo xtask deps   licences, sources, banned crates, and what the supervisor links
 cargo xtask soak   the large counts; writes docs/soak.md
-cargo xtask dist   one static binary in dist/";
+cargo xtask dist   one static binary in dist/
+cargo xtask vm     the static binary in a virtual machine with cgroup v2 and systemd";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,6 +55,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         }
         "soak" => soak::run(),
         "dist" => dist::run().map(|()| true),
+        "vm" => finish(vm::run()?),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(true)
