@@ -148,16 +148,24 @@ impl Layout {
     /// The groups that these limits need, and nothing that they don't: each costs about 0.2 ms.
     pub fn groups(&self, id: &[u8; 16], limits: &GroupLimits) -> Vec<Cgroup> {
         let name = directory_name(id);
-        let mut groups = Vec::new();
+        // By directory: where controllers are mounted together (cpu,cpuacct mostly are) they share one group.
+        let mut shared: BTreeMap<&Path, (Settings, Vec<Meter>)> = BTreeMap::new();
         for (controller, parent) in &self.v1 {
             let (settings, meters) = v1_settings(*controller, limits);
-            if !settings.is_empty() || (*controller == Controller::Cpuacct && limits.cpu_time) {
-                groups.push(group(parent.join(&name), settings, meters));
+            // CPU time is always kept by a group: init can't tell what killed processes used.
+            if !settings.is_empty() || *controller == Controller::Cpuacct {
+                let group = shared.entry(parent).or_default();
+                group.0.extend(settings);
+                group.1.extend(meters);
             }
         }
+        let mut groups: Vec<Cgroup> = shared
+            .into_iter()
+            .map(|(parent, (settings, meters))| group(parent.join(&name), settings, meters))
+            .collect();
         if let Some((parent, controllers)) = &self.v2 {
             let (settings, mut meters) = v2_settings(controllers, limits);
-            // It costs nothing in a group that is made anyway, and init can't tell what killed processes used.
+            // It costs nothing in a group that is made anyway.
             let wanted = limits.cpu_time || !settings.is_empty();
             if wanted && !self.v1.contains_key(&Controller::Cpuacct) {
                 meters.push(Meter::CpuStat);
@@ -289,17 +297,21 @@ fn available(file: &Path) -> Vec<Controller> {
 /// The name of the group into which we move ourselves, because on v2 a group with processes can't have limited children.
 const OWN_LEAF: &str = "lastword.self";
 
+/// The group at the top of the hierarchy that root uses.
+const OWN_TOP: &str = "lastword";
+
 /// Where groups may go on v2, best first: what is delegated to us; as root, a group of our own at the top.
 fn v2_parents(point: &Path, own: &Path) -> Vec<PathBuf> {
     let mut parents = Vec::new();
     if own.file_name().is_some_and(|name| name == OWN_LEAF) {
         parents.extend(own.parent().map(Path::to_path_buf));
     }
-    if own != point {
+    // The root of the whole hierarchy has no type; that of a container's part has one.
+    if own != point || own.join("cgroup.type").exists() {
         parents.push(own.to_path_buf());
     }
     if sys::geteuid() == 0 {
-        parents.push(point.join("lastword"));
+        parents.push(point.join(OWN_TOP));
     }
     parents
 }
@@ -317,7 +329,7 @@ fn prepare_v2(parent: &Path, own: &Path) -> std::io::Result<Vec<Controller>> {
         let leaf = own.join(OWN_LEAF);
         make_directory(&leaf)?;
         fs::write(leaf.join("cgroup.procs"), &me)?;
-    } else if !parent.exists() {
+    } else if parent.file_name().is_some_and(|name| name == OWN_TOP) {
         // Directly below the root of the hierarchy: the root must hand its controllers down.
         if let Some(top) = parent.parent() {
             enable(&top.join("cgroup.controllers"), &top.join("cgroup.subtree_control"));

@@ -117,3 +117,22 @@ fn a_v2_group_meters_cpu_time_also_without_a_limit_on_it() {
     layout.v1.insert(Controller::Cpuacct, "/v1".into());
     assert!(!layout.groups(&[1; 16], &limits)[0].meters.contains(&Meter::CpuStat));
 }
+
+#[test]
+fn controllers_that_are_mounted_together_share_one_group() {
+    let layout = Layout {
+        v1: BTreeMap::from([
+            (Controller::Cpu, "/cg/cpu,cpuacct".into()),
+            (Controller::Cpuacct, "/cg/cpu,cpuacct".into()),
+            (Controller::Pids, "/cg/pids".into()),
+        ]),
+        ..Layout::default()
+    };
+    let limits = GroupLimits { cpus: Some(1.0), pids: Some(9), cpu_time: true, ..Default::default() };
+    let groups = layout.groups(&[1; 16], &limits);
+    let mut paths: Vec<_> = groups.iter().map(|group| group.path.0.clone()).collect();
+    paths.dedup();
+    assert_eq!(paths.len(), groups.len(), "a directory can be made only once");
+    assert_eq!(groups.len(), 2);
+    assert!(groups[0].meters.contains(&Meter::CpuacctUsage) && groups[0].settings.len() == 2);
+}
