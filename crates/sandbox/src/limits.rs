@@ -11,6 +11,8 @@ pub const MESSAGE_BYTES_MAX: usize = 4096;
 /// The tmpfs that holds the empty root; the program can't write to it.
 pub const ROOT_TMPFS_BYTES: u64 = 16 * 1024 * 1024;
 pub const ROOT_TMPFS_INODES: u64 = 4096;
+/// A file of the host's /etc up to this size is copied into the root rather than mounted.
+pub const COPIED_BYTES_MAX: u64 = 16 * 1024;
 /// One inode for so many bytes of scratch space, at least [`SCRATCH_INODES_MIN`].
 pub const SCRATCH_BYTES_PER_INODE: u64 = 4096;
 pub const SCRATCH_INODES_MIN: u64 = 1024;
