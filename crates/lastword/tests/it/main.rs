@@ -16,6 +16,7 @@ mod limits;
 mod object;
 mod ordering;
 mod reboot;
+mod review;
 mod rootless;
 mod soak;
 mod streams;

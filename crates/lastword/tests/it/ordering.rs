@@ -131,6 +131,18 @@ fn g3_sendfile() {
 }
 
 #[test]
+fn g3_splice() {
+    exact_c("splice");
+}
+
+#[test]
+fn g3_pwritev2_vmsplice_and_tee() {
+    for mode in ["pwritev2", "vmsplice", "tee"] {
+        exact(&format!("C, {mode}"), &[], &Program::C("moves", &[mode, LINES]), 2000, 0);
+    }
+}
+
+#[test]
 fn g3_a_thread_per_stream_with_a_lock() {
     exact_c("lock");
 }
