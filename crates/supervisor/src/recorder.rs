@@ -121,6 +121,10 @@ impl Recorder {
         if left == 0 && !ready {
             return Ok(Drained::Open);
         }
+        // Before room is asked for: an end takes none, and must be seen on a full disk, too.
+        if left == 0 && at_end(fd).map_err(Stopped::Read)? {
+            return Ok(Drained::Eof);
+        }
         for _ in 0..READS_MAX {
             let room = self.room(stream, time)?;
             match sys::read(fd, &mut self.buffer[self.used..self.used + room]) {
@@ -198,6 +202,11 @@ impl Recorder {
         };
         self.dropped[stream.index()] += (n - kept) as u64;
         self.over_limit |= kept < n && !self.give_up_storage;
+    }
+
+    /// Whether the disk takes what is here and one more record.
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.flush().is_ok() && self.spool.reserve(self.used + HEADER_BYTES + OUTPUT_BYTES_MAX).is_ok()
     }
 
     fn close_record(&mut self) {

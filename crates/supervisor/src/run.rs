@@ -381,7 +381,8 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn storage_full(&mut self) {
-        if self.storage_full_since.is_none() {
+        // Given up once is given up for good: waiting again would never end.
+        if self.storage_full_since.is_none() && !self.recorder.give_up_storage {
             self.storage_full_since = Some(self.recorder.now());
         }
     }
@@ -389,14 +390,16 @@ impl<'a> Run<'a> {
     /// Nothing was lost so far: the bytes are in our buffer, in the pipe, or still with the program.
     fn retry_storage(&mut self, now: u64) {
         let since = self.storage_full_since.take();
-        if self.recorder.flush().is_ok() {
+        if self.recorder.has_room() {
             self.read_both();
             if self.storage_full_since.is_none() {
                 return self.answer();
             }
         }
         self.storage_full_since = since;
-        if since.is_some_and(|since| now > since + STORAGE_WAIT_NS) {
+        // Where nothing was said there is nothing to wait for.
+        let in_vain = self.phase == Phase::Ending && self.started.is_none();
+        if in_vain || since.is_some_and(|since| now > since + STORAGE_WAIT_NS) {
             self.storage_full_since = None;
             self.recorder.give_up_storage = true;
             self.end(Cause::StorageFull);

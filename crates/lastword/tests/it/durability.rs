@@ -1,7 +1,7 @@
 //! G1 and G2: whoever is killed, whenever: one end for each accepted run, and never `complete` when a byte is missing.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -474,6 +474,32 @@ fn row_32_a_full_disk_takes_no_run() {
     assert!(is_whole(&lab.run(&[], &Program::Sh(SHORT))));
     assert!(is_whole(&lab.get(kept.id())));
     all_true(&lab);
+}
+
+/// With a little room left a run fails at another place each time: in the accept, in the first bytes of its spool, in its end.
+#[test]
+fn row_32_an_almost_full_disk_holds_nobody_up() {
+    if !needs_root("mounts a file system") {
+        return;
+    }
+    let lab = Lab::new();
+    let _small = Small::mount(&lab.data, "6m");
+    let kept = lab.run(&[], &Program::Sh(SHORT));
+    let filler = lab.data.join("filler");
+    for pages in 0..16 {
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        let full = file.metadata().unwrap().len();
+        file.set_len(full - full.min(pages * 4096)).unwrap();
+        let began = Instant::now();
+        let ended = lab.plain(&[], &Program::Sh(SHORT));
+        assert!(began.elapsed() < Duration::from_secs(30), "{pages} pages free: it waited too long");
+        // 4 is the program's own: then there was room for all of it.
+        assert!([4, 125].contains(&ended.code()), "{pages}: {}", ended.message());
+    }
+    std::fs::remove_file(filler).unwrap();
+    assert!(is_whole(&lab.run(&[], &Program::Sh(SHORT))));
+    assert!(is_whole(&lab.get(kept.id())));
 }
 
 /// The command line of `logs -f` on a run that has no end yet.
