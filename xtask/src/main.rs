@@ -76,6 +76,8 @@ fn finish(count: Count) -> Result<bool> {
 /// Every step runs, also after a failed one: one run should tell all that is wrong.
 fn ci() -> Result<Count> {
     let mut count = Count::default();
+    // First: the fuzzers are built before the tests, and need a compiler that may be missing.
+    count.step("setup", setup::ensure());
     count.step("fmt", command::cargo(&["fmt", "--all", "--check"]).run());
     count.step(
         "clippy",

@@ -16,6 +16,7 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need { path: "/usr/bin/gcc", package: "gcc", reason: "the tests' C programs" },
     Need { path: "/usr/bin/cc", package: "gcc", reason: "links every Rust program" },
+    Need { path: "/usr/bin/g++", package: "g++", reason: "libFuzzer is C++" },
     Need { path: "/usr/include/stdio.h", package: "libc6-dev", reason: "the tests' C programs" },
     Need {
         path: "/usr/lib/x86_64-linux-gnu/libc.a",
