@@ -37,6 +37,9 @@ pub struct Execution {
     pub compile: Option<Compile>,
     /// Declared output files, inside the seal.
     pub outputs: Vec<OutputFile>,
+    /// What matched `outputs` and could not be kept, and why.
+    #[serde(default)]
+    pub outputs_refused: Vec<RefusedOutput>,
     /// Null until it has ended, and where nothing ran.
     pub usage: Option<Usage>,
     pub limits: Limits,
@@ -74,6 +77,7 @@ impl Execution {
             transcript: Transcript::default(),
             compile: None,
             outputs: Vec::new(),
+            outputs_refused: Vec::new(),
             usage: None,
             limits,
             enforced: BTreeMap::new(),
@@ -176,6 +180,10 @@ pub struct StreamSummary {
 /// The compile step of a runtime that has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compile {
+    /// The execution that compiled: its log has all that the compiler said, sealed.
+    pub id: Option<Uuid>,
+    pub status: Status,
+    pub reason: Option<Reason>,
     pub exit_code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -194,6 +202,24 @@ pub struct OutputFile {
     pub bytes: u64,
     /// In hex.
     pub blake3: String,
+}
+
+/// A file of the sandbox that was to be kept and is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedOutput {
+    /// As much of it as could be told.
+    pub path: String,
+    #[serde(default, skip_serializing_if = "is_utf8")]
+    pub path_encoding: Encoding,
+    /// A sentence for people.
+    pub reason: String,
+}
+
+impl RefusedOutput {
+    pub fn new(path: &[u8], reason: String) -> Self {
+        let (path, path_encoding) = output_text(path);
+        Self { path, path_encoding, reason }
+    }
 }
 
 fn is_utf8(encoding: &Encoding) -> bool {
@@ -254,6 +280,12 @@ pub enum ProblemCode {
     StartFailed,
     /// The machine can't isolate a program as asked.
     SandboxUnavailable,
+    /// A field of the request can't be taken as it is.
+    BadRequest,
+    /// The image could not be had, or is not one that can be trusted.
+    ImageUnavailable,
+    /// The compile step could not be run, through no fault of the code.
+    CompileUnavailable,
     /// A limit can't be enforced here, and `strict` was asked for.
     LimitUnenforced,
     /// Exact ordering can't be had here, and `strict` was asked for.
@@ -438,6 +470,7 @@ mod tests {
       "blake3": "ef"
     }
   ],
+  "outputs_refused": [],
   "usage": {
     "wall_ms": 21.4,
     "cpu_user_ms": 11.0,

@@ -19,12 +19,17 @@ const BASE: &[u8] = b"/tmp";
 /// Becomes the sandbox's user and builds its root. Returns the PTY master, if the plan has a PTY.
 ///
 /// Runs as init (pid 1) with every capability over the new namespaces and none over the host.
-pub fn enter(plan: &Plan) -> Result<Option<OwnedFd>, StepError> {
+///
+/// `sources` are the trees of [`open_sources`], if the supervisor could open them.
+pub fn enter(plan: &Plan, sources: Option<Vec<OwnedFd>>) -> Result<Option<OwnedFd>, StepError> {
     become_sandbox_user(&plan.identity)?;
     // Before any mount: else our mounts would spread to the host where its root is shared.
     sys::mount("none", b"/", "none", libc::MS_REC | libc::MS_PRIVATE, "").step(|| "make / private".into())?;
     // Before the base is covered: a source may lie below it.
-    let sources = open_sources(&plan.steps)?;
+    let sources = match sources {
+        Some(sources) => sources,
+        None => open_sources(&plan.steps)?,
+    };
     build_root(&plan.steps, sources)?;
     // From here on no path of the host can be named.
     sys::pivot_here().step(|| "pivot_root".into())?;
@@ -48,8 +53,12 @@ fn become_sandbox_user(identity: &Identity) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Detached copies of all bind sources, in order, with their attributes set: nothing is visible with other ones for a moment.
-fn open_sources(steps: &[Step]) -> Result<Vec<OwnedFd>, StepError> {
+/// Detached, private copies of all bind sources, in order, with their attributes set: nothing is visible with other ones
+/// for a moment, and mounts that the host makes later below a source don't show in the sandbox.
+///
+/// A privileged supervisor opens them itself, before the clone: a source may lie in a directory that the sandbox's user may not
+/// enter. An ordinary user's supervisor may not copy trees; then init does, as the same user.
+pub fn open_sources(steps: &[Step]) -> Result<Vec<OwnedFd>, StepError> {
     let mut sources = Vec::new();
     for step in steps {
         if let Step::Bind { source, writable, devices, .. } = step {
@@ -62,7 +71,7 @@ fn open_sources(steps: &[Step]) -> Result<Vec<OwnedFd>, StepError> {
             if !devices {
                 attributes |= MOUNT_ATTR_NODEV;
             }
-            sys::mount_setattr(tree.as_fd(), attributes).step(name)?;
+            sys::mount_setattr(tree.as_fd(), attributes, true).step(name)?;
             sources.push(tree);
         }
     }
@@ -150,7 +159,7 @@ fn read_only(path: &[u8]) -> sys::Result<()> {
         return Ok(());
     }
     let tree = sys::open_tree(path, true)?;
-    sys::mount_setattr(tree.as_fd(), MOUNT_ATTR_RDONLY)?;
+    sys::mount_setattr(tree.as_fd(), MOUNT_ATTR_RDONLY, false)?;
     sys::move_mount(tree.as_fd(), path)
 }
 

@@ -22,16 +22,19 @@ pub struct Init<'a> {
     /// Init's end of the socket to the supervisor.
     pub socket: OwnedFd,
     pub handover: Handover,
+    /// See [`enter::open_sources`].
+    pub sources: Option<Vec<OwnedFd>>,
 }
 
 /// Runs as pid 1 and never returns.
 pub fn run(init: Init<'_>) -> ! {
-    let Init { plan, socket, handover } = init;
+    let Init { plan, socket, handover, sources } = init;
     let mut keep = vec![socket.as_raw_fd()];
     keep.extend(handover.descriptors());
+    keep.extend(sources.iter().flatten().map(AsRawFd::as_raw_fd));
     // Must not fail: the spool's lock and the supervisor's ends of the sockets are among what is closed.
     let closed = sys::close_all_but(&keep).step(|| "close what is not init's".into());
-    match closed.and_then(|()| serve(plan, &socket, handover)) {
+    match closed.and_then(|()| serve(plan, &socket, handover, sources)) {
         Ok(()) => sys::exit_now(0),
         Err(error) => {
             let _ = error.message().send(socket.as_fd(), None);
@@ -40,11 +43,16 @@ pub fn run(init: Init<'_>) -> ! {
     }
 }
 
-fn serve(plan: &Plan, socket: &OwnedFd, mut handover: Handover) -> Result<(), StepError> {
+fn serve(
+    plan: &Plan,
+    socket: &OwnedFd,
+    mut handover: Handover,
+    sources: Option<Vec<OwnedFd>>,
+) -> Result<(), StepError> {
     if !wait_for(socket, &Message::Mapped {})? {
         return Ok(());
     }
-    let master = enter::enter(plan)?;
+    let master = enter::enter(plan, sources)?;
     Message::Ready {}
         .send(socket.as_fd(), master.as_ref().map(AsFd::as_fd))
         .step(|| "report to the supervisor".into())?;

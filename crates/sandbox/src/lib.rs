@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod enter;
+pub mod host;
 pub mod init;
 pub mod limits;
 pub mod message;

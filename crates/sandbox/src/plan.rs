@@ -22,6 +22,20 @@ pub struct Plan {
     pub cgroups: Vec<Cgroup>,
     pub filter: Filters,
     pub capture: Capture,
+    /// Files to keep after the end. A descriptor of the file that takes them follows the plan.
+    pub outputs: Option<Outputs>,
+    /// So many more descriptors follow: locks that must be held until the end.
+    pub held: u32,
+}
+
+/// Which files of the finished sandbox are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    /// See [`crate::glob`]. Absolute paths of the sandbox, below one of [`crate::root::WRITABLE`] or [`crate::root::BUILD`].
+    pub globs: Vec<Bytes>,
+    /// Of all of them together.
+    pub bytes_max: u64,
+    pub files_max: u32,
 }
 
 /// What to execute.
@@ -198,7 +212,7 @@ impl Wire for Meter {
     }
 }
 
-wire_struct!(Plan { id, boot_id, program, identity, steps, scratch, rlimits, cgroups, filter, capture });
+wire_struct!(Plan { id, boot_id, program, identity, steps, scratch, rlimits, cgroups, filter, capture, outputs, held });
 wire_struct!(Program { argv, env, path, cwd, stdin, tty });
 wire_enum!(Stdin { 0 => Nothing {}, 1 => Bytes { bytes }, 2 => Passed {} });
 wire_struct!(Identity { uid, gid, host_uid, host_gid, privileged });
@@ -216,6 +230,7 @@ wire_enum!(Step {
 });
 wire_struct!(Cgroup { path, settings, meters });
 wire_struct!(Filters { exact, plain, exact_required, why_not_exact });
+wire_struct!(Outputs { globs, bytes_max, files_max });
 wire_struct!(Capture { wall_ns, cpu_ns, output_bytes, kill_at_output_limit, grace_ns });
 
 impl Plan {

@@ -3,51 +3,24 @@
 //! The host's /usr read-only, so that it needs no image; everything else is empty, generated, or a short list of files of
 //! /etc that hold no secret. What a program can write is one tmpfs, so that one number bounds it all.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::limits::{COPIED_BYTES_MAX, SCRATCH_BYTES_PER_INODE, SCRATCH_INODES_MIN};
+use crate::host::{Base, Entry, Found, Var};
+use crate::limits::{SCRATCH_BYTES_PER_INODE, SCRATCH_INODES_MIN};
 use crate::plan::{Bytes, Step};
 
 /// The program's working directory unless it asked for another.
 pub const WORK: &str = "/work";
+/// What a compile step made, read-only; in the compile step itself, where it puts it.
+pub const BUILD: &str = "/build";
+/// A directory of ours at the top of the root, without the slash.
+pub const OWN: &str = ".lastword";
 /// Helper files of runtimes, read-only.
-pub const HELP: &str = "/opt/lastword";
+pub const HELP: &str = "/.lastword/help";
 /// Where the one writable tmpfs is mounted; /work, /tmp, /var/tmp and /dev/shm are places in it.
-const SCRATCH: &str = "scratch";
-
-/// Directories of / that hold programs and libraries on some distributions.
-const SYSTEM_DIRECTORIES: [&str; 7] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"];
-
-/// What of /etc programs need to find libraries, zones, certificates and alternatives. Nothing with secrets or identities.
-const ETC: [&str; 22] = [
-    "alternatives",
-    "ca-certificates.conf",
-    "fonts",
-    "java-17-openjdk",
-    "java-21-openjdk",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "magic",
-    "mime.types",
-    "nsswitch.conf",
-    "os-release",
-    "perl",
-    "php",
-    "protocols",
-    "python3",
-    "python3.11",
-    "services",
-    "ssl/certs",
-    "terminfo",
-    "timezone",
-];
-
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const SCRATCH: &str = ".lastword/scratch";
 
 /// Parts of /proc that show or steer the machine rather than the sandbox.
 const PROC_MASKED: [&str; 14] = [
@@ -68,102 +41,114 @@ const PROC_MASKED: [&str; 14] = [
 ];
 const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
-/// What stands at a path of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Found {
-    Directory,
-    File,
-    Link(PathBuf),
-    /// A small file that is copied: cheaper than a mount, and a mount less to take down.
-    Text(Vec<u8>),
-}
-
-/// A look at the host: everything that the steps depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
-    system: Vec<(String, Found)>,
-    /// Path below /etc, and the host path it really is.
-    etc: Vec<(String, PathBuf, Found)>,
-    devices: Vec<String>,
-}
-
 /// A file for the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewFile {
-    /// Absolute path in the sandbox; its directory must be one that exists there.
+    /// Absolute path in the sandbox, below one of [`WRITABLE`]; directories on the way are made.
     pub path: Bytes,
     pub mode: u32,
     pub bytes: Bytes,
 }
+
+/// Something of the host that is seen in the sandbox, read-only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOnly {
+    /// On the host, absolute.
+    pub source: PathBuf,
+    /// In the sandbox, absolute; [`Base::kind_of`] says whether it can be had.
+    pub path: PathBuf,
+    pub directory: bool,
+}
+
+/// Where a program can write, and where files can be put for it.
+pub const WRITABLE: [&str; 3] = [WORK, "/tmp", "/var/tmp"];
 
 /// What one execution wants of its root.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
     pub scratch_bytes: u64,
     pub tty: bool,
-    /// Writable files under /work or /tmp, made by us before the start.
+    /// The working directory is that of the base: no /work is made.
+    pub without_work: bool,
+    /// A writable [`BUILD`], for a compile step.
+    pub build: bool,
+    /// Writable files, made by us before the start.
     pub files: Vec<NewFile>,
+    /// In order; a later one may lie below an earlier one only where that one has such a path.
+    pub read_only: Vec<ReadOnly>,
     /// Files below [`HELP`], which the program can't change: (directory, file name, bytes).
     pub help: Vec<(String, String, Bytes)>,
 }
 
-impl Host {
-    pub fn look() -> Host {
-        let system = SYSTEM_DIRECTORIES
-            .iter()
-            .filter_map(|name| Some((name.to_string(), look_at(&Path::new("/").join(name))?)))
-            .collect();
-        let etc = ETC
-            .iter()
-            .filter_map(|name| {
-                // Links are resolved here: what they point to may not be in the sandbox.
-                let real = fs::canonicalize(Path::new("/etc").join(name)).ok()?;
-                let found = match look_at(&real)? {
-                    Found::File => small(&real).unwrap_or(Found::File),
-                    found => found,
-                };
-                Some((name.to_string(), real, found))
-            })
-            .collect();
-        let devices = DEVICES.iter().filter(|name| is_device(name)).map(|name| name.to_string()).collect();
-        Host { system, etc, devices }
-    }
-}
-
-fn look_at(path: &Path) -> Option<Found> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some(if metadata.is_symlink() {
-        Found::Link(fs::read_link(path).ok()?)
-    } else if metadata.is_dir() {
-        Found::Directory
-    } else {
-        Found::File
-    })
-}
-
-fn small(path: &Path) -> Option<Found> {
-    let metadata = fs::metadata(path).ok()?;
-    (metadata.len() <= COPIED_BYTES_MAX).then(|| fs::read(path).ok().map(Found::Text))?
-}
-
-fn is_device(name: &str) -> bool {
-    fs::metadata(Path::new("/dev").join(name)).is_ok_and(|metadata| metadata.file_type().is_char_device())
-}
-
 /// The steps, in order. Parents come before what stands in them; links and files before the root becomes read-only.
-pub fn steps(host: &Host, wish: &Wish) -> Vec<Step> {
+pub fn steps(base: &Base, wish: &Wish) -> Vec<Step> {
     let mut steps = Vec::new();
-    system(host, &mut steps);
-    etc(host, &mut steps);
-    scratch(wish, &mut steps);
-    devices(host, wish, &mut steps);
+    system(base, &mut steps);
+    if let Some(entries) = &base.etc {
+        etc(entries, &mut steps);
+    }
+    steps.push(dir(OWN, 0o755));
+    scratch(base, wish, &mut steps);
+    devices(base, wish, &mut steps);
     help(wish, &mut steps);
     proc(&mut steps);
+    let mut places = Places::of(&steps);
+    for shared in &wish.read_only {
+        places.share(base, shared, &mut steps);
+    }
     for file in &wish.files {
         let path = file.path.strip_prefix(b"/").unwrap_or(&file.path);
+        places.parents(path, &mut steps);
         steps.push(Step::File { path: path.into(), mode: file.mode, bytes: file.bytes.clone() });
     }
     steps
+}
+
+/// The directories that stand so far: a directory is made once.
+struct Places {
+    made: BTreeSet<Vec<u8>>,
+}
+
+impl Places {
+    fn of(steps: &[Step]) -> Places {
+        let made = steps.iter().filter_map(|step| match step {
+            Step::Dir { path, .. } => Some(path.0.clone()),
+            _ => None,
+        });
+        Places { made: made.collect() }
+    }
+
+    fn parents(&mut self, path: &[u8], steps: &mut Vec<Step>) {
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            self.directory(&path[..at], steps);
+        }
+    }
+
+    fn directory(&mut self, path: &[u8], steps: &mut Vec<Step>) {
+        if self.made.insert(path.to_vec()) {
+            steps.push(Step::Dir { path: path.into(), mode: 0o755 });
+        }
+    }
+
+    fn share(&mut self, base: &Base, shared: &ReadOnly, steps: &mut Vec<Step>) {
+        let path = shared.path.as_os_str().as_bytes();
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        // What the base has already can be mounted over, but nothing can be made in it.
+        if base.kind_of(&shared.path) == crate::host::Kind::Free {
+            self.parents(path, steps);
+            if shared.directory {
+                self.directory(path, steps);
+            } else {
+                steps.push(Step::File { path: path.into(), mode: 0o444, bytes: (&b""[..]).into() });
+            }
+        }
+        steps.push(Step::Bind {
+            source: shared.source.as_os_str().as_bytes().into(),
+            path: path.into(),
+            writable: false,
+            devices: false,
+        });
+    }
 }
 
 fn dir(path: &str, mode: u32) -> Step {
@@ -174,7 +159,7 @@ fn file(path: &str, text: &str) -> Step {
     Step::File { path: path.into(), mode: 0o444, bytes: text.into() }
 }
 
-fn bind(source: &Path, path: &str) -> Step {
+fn bind(source: &Path, path: &[u8]) -> Step {
     Step::Bind {
         source: source.as_os_str().as_bytes().into(),
         path: path.into(),
@@ -183,38 +168,39 @@ fn bind(source: &Path, path: &str) -> Step {
     }
 }
 
-fn system(host: &Host, steps: &mut Vec<Step>) {
-    for (name, found) in &host.system {
+fn system(base: &Base, steps: &mut Vec<Step>) {
+    for Entry { name, real, found } in &base.system {
+        let path = Bytes(name.clone());
         match found {
             Found::Link(target) => {
-                steps.push(Step::Symlink { path: name.into(), target: target.as_os_str().as_bytes().into() })
+                steps.push(Step::Symlink { path, target: target.as_os_str().as_bytes().into() });
+                continue;
             }
-            Found::Directory => {
-                steps.push(dir(name, 0o755));
-                steps.push(bind(&Path::new("/").join(name), name));
+            Found::Directory => steps.push(Step::Dir { path, mode: 0o755 }),
+            Found::File | Found::Text(_) => {
+                steps.push(Step::File { path, mode: 0o444, bytes: (&b""[..]).into() });
             }
-            Found::File | Found::Text(_) => {}
         }
+        steps.push(bind(real, name));
     }
 }
 
-fn etc(host: &Host, steps: &mut Vec<Step>) {
+fn etc(entries: &[Entry], steps: &mut Vec<Step>) {
     steps.push(dir("etc", 0o755));
-    if host.etc.iter().any(|(name, ..)| name.starts_with("ssl/")) {
+    if entries.iter().any(|entry| entry.name.starts_with(b"etc/ssl/")) {
         steps.push(dir("etc/ssl", 0o755));
     }
-    for (name, real, found) in &host.etc {
-        let path = format!("etc/{name}");
+    for Entry { name, real, found } in entries {
+        let path = Bytes(name.clone());
         steps.push(match found {
-            Found::Directory => dir(&path, 0o755),
+            Found::Directory => Step::Dir { path, mode: 0o755 },
             Found::Text(text) => {
-                let file = Step::File { path: path.into(), mode: 0o444, bytes: text.into() };
-                steps.push(file);
+                steps.push(Step::File { path, mode: 0o444, bytes: text.into() });
                 continue;
             }
-            _ => file(&path, ""),
+            _ => Step::File { path, mode: 0o444, bytes: (&b""[..]).into() },
         });
-        steps.push(bind(real, &path));
+        steps.push(bind(real, name));
     }
     steps.push(file(
         "etc/passwd",
@@ -225,29 +211,55 @@ fn etc(host: &Host, steps: &mut Vec<Step>) {
     steps.push(file("etc/hostname", "lastword\n"));
 }
 
-fn scratch(wish: &Wish, steps: &mut Vec<Step>) {
+fn scratch(base: &Base, wish: &Wish, steps: &mut Vec<Step>) {
     let inodes = (wish.scratch_bytes / SCRATCH_BYTES_PER_INODE).max(SCRATCH_INODES_MIN);
     steps.push(dir(SCRATCH, 0o755));
     steps.push(Step::Tmpfs { path: SCRATCH.into(), bytes: wish.scratch_bytes, inodes });
-    steps.push(dir("var", 0o755));
-    for (place, path, mode) in
-        [("work", "work", 0o755), ("tmp", "tmp", 0o1777), ("vartmp", "var/tmp", 0o1777)]
-    {
-        alias(place, path, mode, steps);
+    if wish.build {
+        alias("build", "build", 0o755, steps);
+    }
+    if !wish.without_work {
+        let at = WORK.trim_start_matches('/');
+        place("work", 0o755, steps);
+        // A base with a /work of its own: ours is put over it.
+        if !base.has_top(at) {
+            steps.push(dir(at, 0o755));
+        }
+        seen_at("work", at, steps);
+    }
+    alias("tmp", "tmp", 0o1777, steps);
+    match base.var {
+        Var::Ours => {
+            steps.push(dir("var", 0o755));
+            alias("vartmp", "var/tmp", 0o1777, steps);
+        }
+        Var::TheirsWithTmp => {
+            place("vartmp", 0o1777, steps);
+            seen_at("vartmp", "var/tmp", steps);
+        }
+        Var::Theirs => {}
     }
 }
 
-/// A directory of the scratch tmpfs that is seen at `path`.
-fn alias(place: &str, path: &str, mode: u32, steps: &mut Vec<Step>) {
-    let source = format!("{SCRATCH}/{place}");
-    steps.push(dir(&source, mode));
-    steps.push(dir(path, 0o755));
-    steps.push(Step::Alias { source: source.into(), path: path.into() });
+/// A directory of the scratch tmpfs.
+fn place(name: &str, mode: u32, steps: &mut Vec<Step>) {
+    steps.push(dir(&format!("{SCRATCH}/{name}"), mode));
 }
 
-fn devices(host: &Host, wish: &Wish, steps: &mut Vec<Step>) {
+fn seen_at(name: &str, path: &str, steps: &mut Vec<Step>) {
+    steps.push(Step::Alias { source: format!("{SCRATCH}/{name}").into(), path: path.into() });
+}
+
+/// A directory of the scratch tmpfs that is seen at `path`.
+fn alias(name: &str, path: &str, mode: u32, steps: &mut Vec<Step>) {
+    place(name, mode, steps);
+    steps.push(dir(path, 0o755));
+    seen_at(name, path, steps);
+}
+
+fn devices(base: &Base, wish: &Wish, steps: &mut Vec<Step>) {
     steps.push(dir("dev", 0o755));
-    for name in &host.devices {
+    for name in &base.devices {
         let path = format!("dev/{name}");
         steps.push(file(&path, ""));
         steps.push(Step::Bind {
@@ -277,15 +289,15 @@ fn help(wish: &Wish, steps: &mut Vec<Step>) {
     if wish.help.is_empty() {
         return;
     }
-    steps.push(dir("opt", 0o755));
-    steps.push(dir("opt/lastword", 0o755));
+    let at = HELP.trim_start_matches('/');
+    steps.push(dir(at, 0o755));
     let mut made: Vec<&str> = Vec::new();
     for (directory, name, bytes) in &wish.help {
         if !made.contains(&directory.as_str()) {
-            steps.push(dir(&format!("opt/lastword/{directory}"), 0o755));
+            steps.push(dir(&format!("{at}/{directory}"), 0o755));
             made.push(directory);
         }
-        let path = format!("opt/lastword/{directory}/{name}");
+        let path = format!("{at}/{directory}/{name}");
         steps.push(Step::File { path: path.into(), mode: 0o444, bytes: bytes.clone() });
     }
 }
@@ -305,11 +317,38 @@ fn proc(steps: &mut Vec<Step>) {
 mod tests {
     use super::*;
 
-    fn host() -> Host {
-        Host {
-            system: vec![("bin".into(), Found::Link("usr/bin".into())), ("usr".into(), Found::Directory)],
-            etc: vec![("ssl/certs".into(), "/etc/ssl/certs".into(), Found::Directory)],
+    fn host() -> Base {
+        let entry = |name: &str, found| Entry { name: name.into(), real: Path::new("/").join(name), found };
+        Base {
+            system: vec![
+                entry("bin", Found::Link("usr/bin".into())),
+                entry("prog", Found::File),
+                entry("usr", Found::Directory),
+            ],
+            etc: Some(vec![entry("etc/ssl/certs", Found::Directory)]),
             devices: vec!["null".into()],
+            var: Var::Ours,
+        }
+    }
+
+    /// Everything at once.
+    fn wish() -> Wish {
+        let shared = |source: &str, path: &str| ReadOnly {
+            source: source.into(),
+            path: path.into(),
+            directory: true,
+        };
+        Wish {
+            scratch_bytes: 1 << 20,
+            tty: true,
+            build: true,
+            files: vec![
+                NewFile { path: "/work/a/b/c".into(), mode: 0o644, bytes: (&b"x"[..]).into() },
+                NewFile { path: "/work/a/d".into(), mode: 0o644, bytes: (&b"x"[..]).into() },
+            ],
+            read_only: vec![shared("/srv/data", "/data/x"), shared("/srv/data", "/data/y")],
+            help: vec![("python".into(), "x.py".into(), (&b""[..]).into())],
+            ..Wish::default()
         }
     }
 
@@ -330,9 +369,8 @@ mod tests {
 
     #[test]
     fn every_parent_is_made_before_what_stands_in_it() {
-        let wish = Wish { scratch_bytes: 1 << 20, tty: true, ..Wish::default() };
         let mut made: Vec<Vec<u8>> = vec![Vec::new()];
-        for step in steps(&host(), &wish) {
+        for step in steps(&host(), &wish()) {
             let path = path_of(&step).0.clone();
             if !path.starts_with(b"proc/") {
                 let parent = path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
@@ -343,8 +381,18 @@ mod tests {
     }
 
     #[test]
+    fn no_directory_is_made_twice() {
+        let mut made = BTreeSet::new();
+        for step in steps(&host(), &wish()) {
+            if let Step::Dir { path, .. } = step {
+                assert!(made.insert(path.0.clone()), "{}", path.0.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
     fn only_devices_are_bound_writable() {
-        for step in steps(&host(), &Wish { scratch_bytes: 1 << 20, ..Wish::default() }) {
+        for step in steps(&host(), &wish()) {
             if let Step::Bind { source, writable, devices, .. } = &step {
                 assert_eq!(*writable, source.starts_with(b"/dev/"), "{step:?}");
                 assert_eq!(writable, devices);
@@ -354,7 +402,7 @@ mod tests {
 
     #[test]
     fn nothing_of_the_host_but_the_lists_is_bound() {
-        for step in steps(&Host::look(), &Wish { scratch_bytes: 1 << 20, ..Wish::default() }) {
+        for step in steps(&Base::host(), &Wish { scratch_bytes: 1 << 20, ..Wish::default() }) {
             if let Step::Bind { source, .. } = &step {
                 for private in ["/root", "/home", "/etc/shadow", "/etc/ssh", "/var", "/run", "/sys", "/proc"]
                 {
@@ -379,8 +427,10 @@ mod tests {
                 tty: false,
             },
             identity: Identity { uid: 65534, gid: 65534, host_uid: 0, host_gid: 0, privileged: true },
-            steps: steps(&host(), &Wish { scratch_bytes: 1 << 20, tty: true, ..Wish::default() }),
-            scratch: "/scratch".into(),
+            steps: steps(&host(), &wish()),
+            scratch: "/tmp".into(),
+            outputs: Some(Outputs { globs: vec!["*.txt".into()], bytes_max: 5, files_max: 6 }),
+            held: 1,
             rlimits: vec![(7, 1024)],
             cgroups: vec![],
             filter: Filters {

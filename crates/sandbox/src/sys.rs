@@ -357,9 +357,10 @@ pub fn open_tree(path: &[u8], recursive: bool) -> Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
-/// Adds attributes to a whole (detached) mount tree.
-pub fn mount_setattr(tree: BorrowedFd<'_>, set: u64) -> Result<()> {
-    let attr = MountAttr { attr_set: set, ..MountAttr::default() };
+/// Adds attributes to a whole (detached) mount tree, and takes it out of all propagation if it is to be `private`.
+pub fn mount_setattr(tree: BorrowedFd<'_>, set: u64, private: bool) -> Result<()> {
+    let propagation = if private { libc::MS_PRIVATE } else { 0 };
+    let attr = MountAttr { attr_set: set, propagation, ..MountAttr::default() };
     // SAFETY: an empty path with AT_EMPTY_PATH names the descriptor; attr has the size given.
     check(unsafe {
         libc::syscall(

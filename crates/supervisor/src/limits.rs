@@ -40,3 +40,5 @@ pub(crate) const SAMPLE_NS: u64 = 20 * MS;
 pub(crate) const CPU_CHECK_NS_MIN: u64 = 5 * MS;
 /// How often the starter is told that the spool has grown. The first news goes at once.
 pub(crate) const NEWS_NS: u64 = 2 * MS;
+/// Locks that a starter may hand over.
+pub(crate) const HELD_MAX: u32 = 16;

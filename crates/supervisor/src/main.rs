@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         return ExitCode::from(EXIT_PROTOCOL);
     };
     let mut starter = Starter::new(socket);
-    let (plan, stdin) = match starter.receive_plan() {
+    let (plan, passed) = match starter.receive_plan() {
         Ok(received) => received,
         Err(error) => {
             eprintln!("lastword-supervisor: {error}");
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let anchor_ns = sys::monotonic_ns();
     let mut recorder = Recorder::new(Spool::new(spool), anchor_ns, plan.capture.output_bytes);
     recorder.frame(&Frame::Begin(begin(&plan)));
-    match Run::new(&plan, recorder, starter, stdin).run() {
+    match Run::new(&plan, recorder, starter, passed).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(errno) => {
             eprintln!("lastword-supervisor: the spool could not be finished: {errno}");

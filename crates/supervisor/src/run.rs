@@ -25,7 +25,7 @@ use crate::limits::*;
 use crate::notify::Listener;
 use crate::recorder::Recorder;
 use crate::start::{self, Input};
-use crate::starter::{Starter, Word};
+use crate::starter::{Passed, Starter, Word};
 use crate::stdin::StdinPump;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +105,15 @@ pub(crate) struct Run<'a> {
     /// Until then only announcements make us read: the pipes hold at most what the last small write put there.
     pub(crate) look_again: Option<u64>,
     pub(crate) next_news: u64,
+    /// Takes the output files after the end.
+    pub(crate) pack: Option<OwnedFd>,
+    /// Dropped with the run: what they lock must not go away under the program.
+    _held: Vec<OwnedFd>,
 }
 
 impl<'a> Run<'a> {
     /// Starts building at once; a failure to do so shows as the run's end.
-    pub(crate) fn new(plan: &'a Plan, recorder: Recorder, starter: Starter, stdin: Option<OwnedFd>) -> Self {
+    pub(crate) fn new(plan: &'a Plan, recorder: Recorder, starter: Starter, passed: Passed) -> Self {
         let source = || Source { fd: None, end: StreamEnd::Eof };
         let exact = !plan.filter.exact.is_empty() || plan.program.tty;
         let mut run = Run {
@@ -147,12 +151,14 @@ impl<'a> Run<'a> {
             news_since: None,
             look_again: None,
             next_news: 0,
+            pack: passed.pack,
+            _held: passed.held,
         };
         if run.ordering == Ordering::Arrival && !plan.filter.why_not_exact.is_empty() {
             let why = String::from_utf8_lossy(&plan.filter.why_not_exact).into_owned();
             run.recorder.note(Note::Arrival { from_seq: 0, why });
         }
-        run.build(stdin);
+        run.build(passed.stdin);
         run
     }
 

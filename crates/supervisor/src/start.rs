@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use lastword_sandbox::cgroup::Groups;
+use lastword_sandbox::enter;
 use lastword_sandbox::init::{self, Init};
 use lastword_sandbox::message::{Context, Message, StepError};
 use lastword_sandbox::plan::{Identity, Plan, Stdin};
 use lastword_sandbox::program::Handover;
-use lastword_sandbox::sys::{self, Forked, pid_t};
+use lastword_sandbox::sys::{self, Errno, Forked, pid_t};
 
 use crate::limits::PIPE_BYTES;
 use crate::stdin::StdinPump;
@@ -52,6 +53,12 @@ struct Streams {
 /// Clones init and lets it begin. What fails in the sandbox itself is reported by init later.
 pub(crate) fn start(plan: &Plan, passed_stdin: Option<OwnedFd>) -> Result<Sandbox, StepError> {
     let streams = make_streams(plan, passed_stdin)?;
+    let sources = plan.identity.privileged.then(|| enter::open_sources(&plan.steps)).transpose();
+    let sources = match sources {
+        // Root in a container may well be without the right to copy trees here, and have it in a namespace of its own.
+        Err(error) if error.errno == Errno(libc::EPERM) => None,
+        sources => sources?,
+    };
     let groups = Groups::create(&plan.cgroups)?;
     let procs = groups.procs()?;
     let (init_socket, init_end) = sys::message_pair().step(|| "make a socket".into())?;
@@ -61,10 +68,10 @@ pub(crate) fn start(plan: &Plan, passed_stdin: Option<OwnedFd>) -> Result<Sandbo
     let forked = sys::clone_into(NAMESPACES).step(|| "clone into new namespaces".into())?;
     let Forked::Parent { pid, pidfd } = forked else {
         // In the child: everything but what it is given is closed in there.
-        init::run(Init { plan, socket: init_end, handover })
+        init::run(Init { plan, socket: init_end, handover, sources })
     };
     // Their ends are the child's alone from here on: ours would keep the streams from ending.
-    drop((handover, init_end));
+    drop((handover, init_end, sources));
     let sandbox = Sandbox {
         init: pid,
         init_pidfd: pidfd,

@@ -1,10 +1,13 @@
-//! The socket to whoever started us: the plan comes in, then single bytes; single bytes go out when there is news.
+//! The socket to whoever started us: the plan comes in, with it descriptors, then single bytes; single bytes go out when
+//! there is news.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use lastword_sandbox::plan::{Plan, WireError};
 use lastword_sandbox::sys::{self, Errno};
+
+use crate::limits::HELD_MAX;
 
 /// Starter to supervisor: the accept is durable, the program may start.
 const GO: u8 = b'G';
@@ -19,6 +22,7 @@ pub(crate) enum PlanError {
     Closed,
     TooLarge,
     Wire(WireError),
+    Descriptor,
 }
 
 impl fmt::Display for PlanError {
@@ -28,6 +32,7 @@ impl fmt::Display for PlanError {
             PlanError::Closed => write!(f, "receive the plan: the starter went away"),
             PlanError::TooLarge => write!(f, "receive the plan: it is over all bounds"),
             PlanError::Wire(error) => write!(f, "{error}"),
+            PlanError::Descriptor => write!(f, "receive the plan: a descriptor is missing"),
         }
     }
 }
@@ -42,6 +47,16 @@ pub(crate) enum Word {
     Nothing,
 }
 
+/// What came along with a plan.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) stdin: Option<OwnedFd>,
+    /// The file that takes the output files, one after the other.
+    pub(crate) pack: Option<OwnedFd>,
+    /// Locks; to be dropped with everything else at the end.
+    pub(crate) held: Vec<OwnedFd>,
+}
+
 pub(crate) struct Starter {
     socket: Option<OwnedFd>,
 }
@@ -51,14 +66,22 @@ impl Starter {
         Starter { socket: Some(socket) }
     }
 
-    /// Blocks until the whole plan is here, with the descriptor for stdin if one came along.
-    pub(crate) fn receive_plan(&mut self) -> Result<(Plan, Option<OwnedFd>), PlanError> {
+    /// Blocks until the whole plan is here, with all descriptors that it announces.
+    pub(crate) fn receive_plan(&mut self) -> Result<(Plan, Passed), PlanError> {
         let mut prefix = [0; 8];
         let stdin = self.fill(&mut prefix)?;
         let len = Plan::encoded_len(prefix).ok_or(PlanError::TooLarge)?;
         let mut bytes = vec![0; len];
         self.fill(&mut bytes)?;
-        Ok((Plan::decode(&bytes).map_err(PlanError::Wire)?, stdin))
+        let plan = Plan::decode(&bytes).map_err(PlanError::Wire)?;
+        let pack = plan.outputs.as_ref().map(|_| self.descriptor()).transpose()?;
+        let held = (0..plan.held.min(HELD_MAX)).map(|_| self.descriptor()).collect::<Result<_, _>>()?;
+        Ok((plan, Passed { stdin, pack, held }))
+    }
+
+    /// One byte without meaning, and the descriptor that it carries.
+    fn descriptor(&mut self) -> Result<OwnedFd, PlanError> {
+        self.fill(&mut [0])?.ok_or(PlanError::Descriptor)
     }
 
     fn fill(&mut self, into: &mut [u8]) -> Result<Option<OwnedFd>, PlanError> {

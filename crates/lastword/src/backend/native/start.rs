@@ -42,6 +42,16 @@ pub struct Supervisor {
     cancelled: bool,
 }
 
+/// Descriptors that go along with a plan.
+#[derive(Debug, Default)]
+pub struct Passed {
+    pub stdin: Option<OwnedFd>,
+    /// Takes the output files; there is one exactly if the plan has outputs.
+    pub pack: Option<OwnedFd>,
+    /// Locks that the supervisor holds until the end; the plan has their number.
+    pub held: Vec<OwnedFd>,
+}
+
 /// What [`Supervisor::wait_for_news`] saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
@@ -56,7 +66,7 @@ pub enum News {
 impl Supervisor {
     /// Starts a supervisor that writes to `spool` (and holds its lock by that), and hands it the plan. It builds the sandbox
     /// right away, but doesn't start the program before [`Supervisor::go`].
-    pub fn start(plan: &Plan, stdin: Option<OwnedFd>, spool: &File) -> Result<Supervisor, Error> {
+    pub fn start(plan: &Plan, passed: Passed, spool: &File) -> Result<Supervisor, Error> {
         let (ours, theirs) = UnixStream::pair().map_err(Error::Spawn)?;
         let mut command = Command::new(image::path().map_err(Error::Image)?);
         command
@@ -69,15 +79,22 @@ impl Supervisor {
         // The command holds its copies of the socket and the spool until it is dropped.
         drop(command);
         let mut supervisor = Supervisor { child, socket: ours, cancelled: false };
-        supervisor.send_plan(&plan.encode(), stdin).map_err(Error::Plan)?;
+        supervisor.send_plan(&plan.encode(), &passed).map_err(Error::Plan)?;
         Ok(supervisor)
     }
 
-    fn send_plan(&mut self, bytes: &[u8], stdin: Option<OwnedFd>) -> io::Result<()> {
-        let fd = stdin.as_ref().map(AsFd::as_fd);
-        let sent = sys::send(self.socket.as_fd(), &bytes[..8], fd, true)
-            .map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
-        self.socket.write_all(&bytes[sent..])
+    fn send_plan(&mut self, bytes: &[u8], passed: &Passed) -> io::Result<()> {
+        let sent = self.send(&bytes[..8], passed.stdin.as_ref())?;
+        self.socket.write_all(&bytes[sent..])?;
+        for fd in passed.pack.iter().chain(&passed.held) {
+            self.send(&[0], Some(fd))?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<usize> {
+        sys::send(self.socket.as_fd(), bytes, fd.map(AsFd::as_fd), true)
+            .map_err(|errno| io::Error::from_raw_os_error(errno.0))
     }
 
     /// The accept is durable: the program may start.
