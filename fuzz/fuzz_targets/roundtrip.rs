@@ -68,11 +68,17 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn note(&mut self, kind: u8) -> Note {
+    /// `count` is another for each, so that no path is refused twice.
+    fn note(&mut self, kind: u8, count: usize) -> Note {
         match kind {
             0 => Note::Started,
             1 => Note::Arrival { from_seq: self.u64(), why: self.text() },
             2 => Note::MainEnded,
+            5 => {
+                let mut path = self.bytes(4000);
+                path.extend_from_slice(&count.to_le_bytes());
+                Note::OutputRefused { path, why: self.text() }
+            }
             kind => Note::StreamEnd { stream: Stream::ALL[usize::from(kind & 1)] },
         }
     }
@@ -83,7 +89,7 @@ impl<'a> Source<'a> {
     }
 
     fn cause(&mut self) -> Cause {
-        match self.u8() % 8 {
+        match self.u8() % 11 {
             0 => Cause::Ended,
             1 => Cause::WallTime,
             2 => Cause::CpuTime,
@@ -95,6 +101,9 @@ impl<'a> Source<'a> {
                 errno: i32::from_le_bytes(self.array()),
                 message: self.text(),
             },
+            7 => Cause::DiskLimit,
+            8 => Cause::CompileFailed,
+            9 => Cause::ImageUnavailable { message: self.text() },
             _ => Cause::Internal { message: self.text() },
         }
     }
@@ -130,7 +139,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A transcript in which times don't go back and every kind of note stands once at most.
+    /// A transcript in which times don't go back and every kind of note but one stands once at most.
     fn transcript(&mut self) -> Vec<Owned> {
         let mut frames = vec![Owned::of(Frame::Begin(self.begin()))];
         let (mut seq, mut time, mut noted) = (0, 0u64, [false; 5]);
@@ -151,9 +160,10 @@ impl<'a> Source<'a> {
                     seq += 1;
                 }
                 _ => {
-                    let kind = self.u8() % 5;
-                    if !std::mem::replace(&mut noted[usize::from(kind)], true) {
-                        let note = self.note(kind);
+                    let kind = self.u8() % 6;
+                    let known = noted.get_mut(usize::from(kind));
+                    if !known.is_some_and(|noted| std::mem::replace(noted, true)) {
+                        let note = self.note(kind, frames.len());
                         frames.push(Owned::of(Frame::Note { time, note }));
                     }
                 }

@@ -21,3 +21,7 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 pub const OUTPUT_FILES_MAX: usize = 10_000;
 /// Encoded bytes of the list of output files in one seal; the rest of the payload is room for the other fields.
 pub const OUTPUT_LIST_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 64 * 1024;
+/// Notes of refused outputs that a reader keeps apart; of more it keeps the number.
+pub const OUTPUTS_REFUSED_MAX: usize = 100;
+/// Bytes of the paths and reasons of those.
+pub const OUTPUTS_REFUSED_BYTES_MAX: usize = 256 * 1024;

@@ -17,6 +17,11 @@ pub(crate) fn capped(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
+/// The part of a path that fits into a frame.
+pub(crate) fn capped_bytes(path: &[u8]) -> &[u8] {
+    &path[..path.len().min(TEXT_BYTES_MAX)]
+}
+
 pub(crate) fn put_note(note: &Note, out: &mut Vec<u8>) {
     match note {
         Note::Started => out.push(1),
@@ -27,6 +32,11 @@ pub(crate) fn put_note(note: &Note, out: &mut Vec<u8>) {
         }
         Note::MainEnded => out.push(3),
         Note::StreamEnd { stream } => out.extend_from_slice(&[4, *stream as u8]),
+        Note::OutputRefused { path, why } => {
+            out.push(5);
+            put_text(capped_bytes(path), out);
+            put_text(capped(why).as_bytes(), out);
+        }
     }
 }
 
@@ -37,6 +47,7 @@ pub(crate) fn get_note(payload: &[u8]) -> Result<Note, Wrong> {
         2 => Note::Arrival { from_seq: from.u64()?, why: from.text()? },
         3 => Note::MainEnded,
         4 => Note::StreamEnd { stream: Stream::from_wire(from.u8()?).ok_or("it names an unknown stream")? },
+        5 => Note::OutputRefused { path: from.bytes()?.to_vec(), why: from.text()? },
         _ => return Err("the note is of an unknown kind"),
     };
     from.end()?;
@@ -129,6 +140,8 @@ fn put_cause(cause: &Cause, out: &mut Vec<u8>) {
         Cause::StartFailure { .. } => 7,
         Cause::Internal { .. } => 8,
         Cause::DiskLimit => 9,
+        Cause::CompileFailed => 10,
+        Cause::ImageUnavailable { .. } => 11,
     });
     match cause {
         Cause::StartFailure { step, errno, message } => {
@@ -136,7 +149,9 @@ fn put_cause(cause: &Cause, out: &mut Vec<u8>) {
             put_text(capped(step).as_bytes(), out);
             put_text(capped(message).as_bytes(), out);
         }
-        Cause::Internal { message } => put_text(capped(message).as_bytes(), out),
+        Cause::Internal { message } | Cause::ImageUnavailable { message } => {
+            put_text(capped(message).as_bytes(), out)
+        }
         _ => {}
     }
 }
@@ -251,6 +266,8 @@ impl<'a> Fields<'a> {
             }
             8 => Cause::Internal { message: self.text()? },
             9 => Cause::DiskLimit,
+            10 => Cause::CompileFailed,
+            11 => Cause::ImageUnavailable { message: self.text()? },
             _ => return Err("its cause is unknown"),
         })
     }

@@ -125,6 +125,9 @@ pub enum Note {
     MainEnded,
     /// No writer is left on this stream and all of it was read.
     StreamEnd { stream: Stream },
+    /// What matched a declared output and was not kept. At most once for a path; a path over
+    /// [`crate::limits::TEXT_BYTES_MAX`] is cut, and an empty one stands for what is not listed by itself.
+    OutputRefused { path: Vec<u8>, why: String },
 }
 
 impl Note {
@@ -135,6 +138,7 @@ impl Note {
             Note::Arrival { .. } => "arrival",
             Note::MainEnded => "main_ended",
             Note::StreamEnd { .. } => "stream_end",
+            Note::OutputRefused { .. } => "output_refused",
         }
     }
 }

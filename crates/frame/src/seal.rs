@@ -27,6 +27,12 @@ pub enum Cause {
     },
     /// The main process failed by itself, and its writable file system was full at that moment.
     DiskLimit,
+    /// The compiler said no: what it printed is the transcript, and the program was never run.
+    CompileFailed,
+    /// The image that the run asked for could not be had.
+    ImageUnavailable {
+        message: String,
+    },
 }
 
 impl Cause {
@@ -42,6 +48,8 @@ impl Cause {
             Cause::StartFailure { .. } => "start_failure",
             Cause::Internal { .. } => "internal",
             Cause::DiskLimit => "disk_limit",
+            Cause::CompileFailed => "compile_failed",
+            Cause::ImageUnavailable { .. } => "image_unavailable",
         }
     }
 }

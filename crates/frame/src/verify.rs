@@ -1,6 +1,7 @@
 //! Checks a whole transcript against its seal, as it comes.
 
 use crate::binary::{DecodeError, Decoder};
+use crate::limits::{OUTPUTS_REFUSED_BYTES_MAX, OUTPUTS_REFUSED_MAX};
 use crate::record::{Begin, Frame, Note, Ordering, Stream};
 use crate::seal::Seal;
 use crate::tally::Tally;
@@ -35,6 +36,13 @@ pub struct StreamCount {
     pub blake3: [u8; 32],
 }
 
+/// One note of an output that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedOutput {
+    pub path: Vec<u8>,
+    pub why: String,
+}
+
 /// What a transcript is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -52,6 +60,10 @@ pub struct Report {
     pub main_ended: Option<u64>,
     /// From this seq on the order is that of arrival, by the note.
     pub arrival_from: Option<u64>,
+    /// What matched a declared output and was not kept, by the notes: the first of them, as far as the limits allow.
+    pub outputs_refused: Vec<RefusedOutput>,
+    /// Notes of that kind beyond those.
+    pub outputs_refused_more: u64,
     /// Time of the last frame.
     pub last_time: u64,
     /// Bytes of whole, good frames.
@@ -120,6 +132,8 @@ impl Verifier {
             started: facts.started,
             main_ended: facts.main_ended,
             arrival_from: facts.arrival_from,
+            outputs_refused: facts.refused,
+            outputs_refused_more: facts.refused_more,
             last_time: facts.last_time,
             valid_bytes,
             trailing_bytes,
@@ -138,6 +152,9 @@ struct Facts {
     started: Option<u64>,
     main_ended: Option<u64>,
     arrival_from: Option<u64>,
+    refused: Vec<RefusedOutput>,
+    refused_bytes: usize,
+    refused_more: u64,
     ended: [bool; 2],
     last_time: u64,
     /// The first thing that two frames disagree on.
@@ -182,8 +199,22 @@ impl Facts {
                 self.arrival_from = Some(from_seq)
             }
             Note::StreamEnd { stream } if !self.ended[stream.index()] => self.ended[stream.index()] = true,
+            Note::OutputRefused { path, why } if self.refused.iter().all(|known| known.path != path) => {
+                self.refused(path, why);
+            }
             again => self.contradict(|| format!("the transcript has the note {} twice", again.name())),
         }
+    }
+
+    /// Keeps a note of a refused output, or counts it when it is one too many.
+    fn refused(&mut self, path: Vec<u8>, why: String) {
+        let bytes = self.refused_bytes + path.len() + why.len();
+        if self.refused.len() == OUTPUTS_REFUSED_MAX || bytes > OUTPUTS_REFUSED_BYTES_MAX {
+            self.refused_more += 1;
+            return;
+        }
+        self.refused_bytes = bytes;
+        self.refused.push(RefusedOutput { path, why });
     }
 
     fn contradict(&mut self, what: impl FnOnce() -> String) {

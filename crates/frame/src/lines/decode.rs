@@ -3,7 +3,9 @@
 use super::clock::Clock;
 use super::parse::{Line, parse};
 use super::scan::Wrong;
-use crate::limits::{LINE_BYTES_MAX, OUTPUT_BYTES_MAX, OUTPUT_FILES_MAX, OUTPUT_LIST_BYTES_MAX};
+use crate::limits::{
+    LINE_BYTES_MAX, OUTPUT_BYTES_MAX, OUTPUT_FILES_MAX, OUTPUT_LIST_BYTES_MAX, OUTPUTS_REFUSED_MAX,
+};
 use crate::payload::OUTPUT_FILE_FIXED_BYTES;
 use crate::record::{Begin, Frame, Note, Stream};
 use crate::seal::{OutputFile, Seal};
@@ -54,6 +56,8 @@ struct State {
     outputs: Vec<OutputFile>,
     outputs_bytes: usize,
     notes_seen: [bool; 5],
+    /// BLAKE3 of the paths of refused outputs, by which a line that came again is known.
+    refused: Vec<[u8; 32]>,
     sealed: bool,
 }
 
@@ -273,13 +277,7 @@ impl State {
                 Ok(Step::frame(Frame::Dropped { seq, time, stream, bytes }))
             }
             Line::Note { time, note } => {
-                let kind = match &note {
-                    Note::Started => 0,
-                    Note::Arrival { .. } => 1,
-                    Note::MainEnded => 2,
-                    Note::StreamEnd { stream } => 3 + stream.index(),
-                };
-                if std::mem::replace(&mut self.notes_seen[kind], true) {
+                if self.seen(&note)? {
                     return Ok(Step::Repeated);
                 }
                 self.open()?;
@@ -288,6 +286,28 @@ impl State {
             Line::OutputFile { index, file } => self.output_file(index, file),
             Line::Seal { seal, outputs } => self.seal(seal, outputs),
         }
+    }
+
+    /// Whether a note was there before. Remembers it.
+    fn seen(&mut self, note: &Note) -> Result<bool, Wrong> {
+        let kind = match note {
+            Note::Started => 0,
+            Note::Arrival { .. } => 1,
+            Note::MainEnded => 2,
+            Note::StreamEnd { stream } => 3 + stream.index(),
+            Note::OutputRefused { path, .. } => {
+                let path = *blake3::hash(path).as_bytes();
+                if self.refused.contains(&path) {
+                    return Ok(true);
+                }
+                if self.refused.len() == OUTPUTS_REFUSED_MAX {
+                    return Err("there are too many notes of its kind");
+                }
+                self.refused.push(path);
+                return Ok(false);
+            }
+        };
+        Ok(std::mem::replace(&mut self.notes_seen[kind], true))
     }
 
     fn open(&self) -> Result<(), Wrong> {

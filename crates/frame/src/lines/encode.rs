@@ -6,7 +6,7 @@ use crate::limits::{
     BASE64_BYTES_MAX, LINE_BYTES_MAX, LINE_MAC_ROOM, LINE_TEXT_BYTES_MAX, TEXT_BYTES_MAX,
     TEXT_PIECE_BYTES_MIN,
 };
-use crate::payload::capped;
+use crate::payload::{capped, capped_bytes};
 use crate::record::{Begin, Frame, Note, Stream};
 use crate::seal::{Cause, Exit, OutputFile, Seal, StreamSeal, Usage};
 
@@ -132,6 +132,10 @@ impl Encoder {
                 put_text("why", capped(why).as_bytes(), out);
             }
             Note::StreamEnd { stream } => put_stream(*stream, out),
+            Note::OutputRefused { path, why } => {
+                put_text("path", capped_bytes(path), out);
+                put_text("why", capped(why).as_bytes(), out);
+            }
         }
         close(start, out);
     }
@@ -306,7 +310,9 @@ fn put_cause(cause: &Cause, out: &mut Vec<u8>) {
             put_text("step", capped(step).as_bytes(), out);
             put_text("message", capped(message).as_bytes(), out);
         }
-        Cause::Internal { message } => put_text("message", capped(message).as_bytes(), out),
+        Cause::Internal { message } | Cause::ImageUnavailable { message } => {
+            put_text("message", capped(message).as_bytes(), out)
+        }
         _ => {}
     }
 }

@@ -2,7 +2,7 @@
 
 use super::clock::{Clock, TIME_BYTES, anchor};
 use super::encode::{Encoder, output_file};
-use super::scan::{Scan, Wrong};
+use super::scan::{Scan, UNEXPECTED, Wrong};
 use crate::record::{Begin, Frame, Note, Stream};
 use crate::seal::{OutputFile, Seal};
 
@@ -156,25 +156,23 @@ fn parse_record(mut scan: Scan<'_>, record: &mut Vec<u8>, clock: &mut Option<Clo
 }
 
 fn parse_note(mut scan: Scan<'_>, clock: &mut Option<Clock>) -> Result<Line, Wrong> {
-    let arrival = scan.try_word("arrival\"");
-    let stream_end = !arrival && scan.try_word("stream_end\"");
-    let started = !arrival && !stream_end && scan.try_word("started\"");
-    if !arrival && !stream_end && !started {
-        scan.word("main_ended\"")?;
-    }
+    const KINDS: [&str; 5] = ["started\"", "arrival\"", "main_ended\"", "stream_end\"", "output_refused\""];
+    let kind = KINDS.iter().position(|kind| scan.try_word(kind)).ok_or(UNEXPECTED)?;
     let (text, time) = scan.times()?;
-    let note = if arrival {
-        scan.word(",\"from_seq\":")?;
-        Note::Arrival { from_seq: scan.number()?, why: scan.why()? }
-    } else if stream_end {
-        scan.word(",\"stream\":\"")?;
-        let stream = scan.stream()?;
-        scan.word("\"")?;
-        Note::StreamEnd { stream }
-    } else if started {
-        Note::Started
-    } else {
-        Note::MainEnded
+    let note = match kind {
+        0 => Note::Started,
+        1 => {
+            scan.word(",\"from_seq\":")?;
+            Note::Arrival { from_seq: scan.number()?, why: scan.why()? }
+        }
+        2 => Note::MainEnded,
+        3 => {
+            scan.word(",\"stream\":\"")?;
+            let stream = scan.stream()?;
+            scan.word("\"")?;
+            Note::StreamEnd { stream }
+        }
+        _ => Note::OutputRefused { path: scan.bytes("path")?, why: scan.why()? },
     };
     scan.crc()?;
     check_time(text, time, clock)?;

@@ -9,7 +9,7 @@ use crate::seal::{Cause, Exit, StreamEnd, StreamSeal, Usage};
 /// What is wrong with a line, as the end of a sentence.
 pub(super) type Wrong = &'static str;
 
-const UNEXPECTED: Wrong = "a field is missing, unknown or out of its place";
+pub(super) const UNEXPECTED: Wrong = "a field is missing, unknown or out of its place";
 
 /// Takes fields off the front of a line.
 pub(super) struct Scan<'a> {
@@ -262,12 +262,16 @@ impl<'a> Scan<'a> {
             Cause::Cancelled,
             Cause::StorageFull,
             Cause::DiskLimit,
+            Cause::CompileFailed,
         ];
         if let Some(cause) = bare.into_iter().find(|cause| self.try_word(cause.name())) {
             return self.word("\"").map(|()| cause);
         }
         if self.try_word("internal\"") {
             return Ok(Cause::Internal { message: self.text("message")? });
+        }
+        if self.try_word("image_unavailable\"") {
+            return Ok(Cause::ImageUnavailable { message: self.text("message")? });
         }
         self.word("start_failure\",\"errno\":")?;
         let errno = i32::try_from(self.signed()?).map_err(|_| "a number in it is too large")?;

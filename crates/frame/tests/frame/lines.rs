@@ -4,7 +4,9 @@ use crate::sample::{
     self, Odd, Owned, any_output, any_transcript, begin, decode_lines, note, output, sealed, to_binary,
     to_lines,
 };
-use lastword_frame::limits::{LINE_BYTES_MAX, LINE_MAC_ROOM, OUTPUT_FILES_MAX, TEXT_BYTES_MAX};
+use lastword_frame::limits::{
+    LINE_BYTES_MAX, LINE_MAC_ROOM, OUTPUT_FILES_MAX, OUTPUTS_REFUSED_MAX, TEXT_BYTES_MAX,
+};
 use lastword_frame::lines::{Decoder, Encoder, Event};
 use lastword_frame::verify::Verifier;
 use lastword_frame::{Cause, Frame, Note, OutputFile, Seal, Stream};
@@ -117,11 +119,37 @@ fn the_largest_frames_fit() {
     for outputs in [vec![file; 3], vec![small; OUTPUT_FILES_MAX]] {
         let cause = Cause::StartFailure { step: text.clone(), errno: i32::MIN, message: text.clone() };
         let seal = Seal { cause, outputs, ..sample::bare_seal() };
-        let frames = sealed(begin(), vec![note(0, Note::Arrival { from_seq: 1, why: text.clone() })], seal);
+        let notes = vec![
+            note(0, Note::Arrival { from_seq: 1, why: text.clone() }),
+            note(0, Note::OutputRefused { path: vec![1; TEXT_BYTES_MAX], why: text.clone() }),
+        ];
+        let frames = sealed(begin(), notes, seal);
         let log = to_lines(&frames);
         assert_lines_fit(&log);
         assert_eq!(decode_lines(&log, &[]), (frames, Vec::new()));
     }
+}
+
+/// Lines that a transport gives again are told from a second note, and a flood of them costs no memory.
+#[test]
+fn refused_outputs_that_come_again_are_repeated_and_bounded() {
+    let frames = sample::outputs();
+    let log = to_lines(&frames);
+    let (first, seal) = log.split_at(log.windows(9).position(|at| at == b"{\"output\"").expect("an output"));
+    let (decoded, odd) = decode_lines(&[first, first, seal].concat(), &[]);
+    assert_eq!(decoded, frames);
+    assert_eq!(odd.len(), lines(first).len());
+    assert!(odd.iter().all(|odd| matches!(odd, Odd::Repeated(_))), "{odd:?}");
+    let notes = |count: u32| {
+        let of = |n: u32| note(0, Note::OutputRefused { path: n.to_le_bytes().to_vec(), why: String::new() });
+        to_lines(&sealed(begin(), (0..count).map(of).collect(), sample::bare_seal()))
+    };
+    let most = OUTPUTS_REFUSED_MAX as u32;
+    assert_eq!(decode_lines(&notes(most), &[]).1, []);
+    assert!(matches!(
+        decode_lines(&notes(most + 3), &[]).1[..],
+        [Odd::Damaged(_), Odd::Damaged(_), Odd::Damaged(_)]
+    ));
 }
 
 #[test]

@@ -182,7 +182,37 @@ pub(crate) fn everything() -> Vec<Owned> {
     sealed(begin(), middle, seal)
 }
 
-/// The same without what is long: a seed for the fuzzers, too.
+/// A compiler that said no, and outputs that were kept and refused.
+pub(crate) fn outputs() -> Vec<Owned> {
+    let refused =
+        |path: &[u8], why: &str| note(30, Note::OutputRefused { path: path.to_vec(), why: why.to_owned() });
+    let middle = vec![
+        output(20, Stream::Stderr, b"error: expected `;`\n"),
+        note(25, Note::MainEnded),
+        note(26, Note::StreamEnd { stream: Stream::Stdout }),
+        note(26, Note::StreamEnd { stream: Stream::Stderr }),
+        refused(b"out/link", "it is a symbolic link"),
+        refused(b"out/\xFF\n", "its name has a control character"),
+        refused(b"", "3 more were refused"),
+    ];
+    let seal = Seal {
+        time: 40,
+        cause: Cause::CompileFailed,
+        exit: Exit::Code(1),
+        ended: Some(25),
+        outputs: vec![OutputFile { path: b"out/a.txt".to_vec(), bytes: 12, blake3: [0xAB; 32] }],
+        ..bare_seal()
+    };
+    sealed(begin(), middle, seal)
+}
+
+/// Nothing ran, for want of an image.
+pub(crate) fn no_image() -> Vec<Owned> {
+    let cause = Cause::ImageUnavailable { message: "no such tag: “nope”".to_owned() };
+    sealed(begin(), Vec::new(), Seal { cause, exit: Exit::None, ..bare_seal() })
+}
+
+/// [`everything`] without what is long: a seed for the fuzzers, too.
 pub(crate) fn kinds() -> Vec<Owned> {
     let mut frames = everything();
     let Some(Owned::Other(Frame::Seal(seal))) = frames.pop() else { unreachable!() };
@@ -292,6 +322,9 @@ fn any_cause() -> impl Strategy<Value = Cause> {
             message
         }),
         any_text().prop_map(|message| Cause::Internal { message }),
+        Just(Cause::DiskLimit),
+        Just(Cause::CompileFailed),
+        any_text().prop_map(|message| Cause::ImageUnavailable { message }),
     ]
 }
 
@@ -345,9 +378,10 @@ pub(crate) fn any_transcript() -> impl Strategy<Value = Vec<Owned>> {
         6 => (any_stream(), any_output()).prop_map(|(stream, bytes)| Owned::Output { seq: 0, time: 0, stream, bytes }),
         1 => (any_stream(), 1..u64::MAX / 16).prop_map(|(stream, bytes)| Owned::Other(Frame::Dropped { seq: 0, time: 0, stream, bytes })),
     ];
+    let refused = proptest::collection::btree_map(vec(any::<u8>(), 0..50), any_text(), 0..4);
     let heads = (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<i64>(), any::<bool>());
-    (heads, vec((body, 0..2_000_000_000u64), 0..12), any_text(), any_seal()).prop_map(
-        |(head, body, why, mut seal)| {
+    (heads, vec((body, 0..2_000_000_000u64), 0..12), any_text(), refused, any_seal()).prop_map(
+        |(head, body, why, refused, mut seal)| {
             let (id, boot_id, wall_ns, tty) = head;
             let begin = Begin { id, boot_id, wall_ns, tty, ordering: seal.ordering, ..begin() };
             let mut clock = 0;
@@ -366,6 +400,9 @@ pub(crate) fn any_transcript() -> impl Strategy<Value = Vec<Owned>> {
             }
             middle.push(note(clock, Note::MainEnded));
             middle.extend(Stream::ALL.map(|stream| note(clock, Note::StreamEnd { stream })));
+            middle.extend(
+                refused.into_iter().map(|(path, why)| note(clock, Note::OutputRefused { path, why })),
+            );
             seal.time = clock;
             sealed(begin, middle, seal)
         },

@@ -42,6 +42,12 @@ fn kinds_have_their_bytes() {
     check_both("kinds", &sample::kinds());
 }
 
+#[test]
+fn outputs_and_causes_have_their_bytes() {
+    check_both("outputs", &sample::outputs());
+    check_both("no_image", &sample::no_image());
+}
+
 /// Frozen for all versions: every reader there will ever be finds magic, version and ids at these places.
 #[test]
 fn the_begin_block_never_changes() {

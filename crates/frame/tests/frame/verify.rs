@@ -1,6 +1,7 @@
 //! The verdict: never complete when a byte is changed, missing or added.
 
 use crate::sample::{self, Owned, any_transcript, bare_seal, begin, note, output, pieces, sealed, to_binary};
+use lastword_frame::limits::{OUTPUTS_REFUSED_BYTES_MAX, OUTPUTS_REFUSED_MAX, TEXT_BYTES_MAX};
 use lastword_frame::verify::{Report, Tail, Verifier};
 use lastword_frame::{Begin, Frame, Note, Ordering, Seal, Stream, StreamEnd};
 use proptest::collection::vec;
@@ -196,6 +197,27 @@ fn nothing_follows_the_end_of_a_stream() {
     let make = |stream| sealed(begin(), vec![end.clone(), output(0, stream, b"x")], bare_seal());
     assert_eq!(why(&make(Stream::Stderr)), "");
     assert_eq!(why(&make(Stream::Stdout)), "record 0 is of stdout, which had already ended");
+}
+
+#[test]
+fn refused_outputs_are_collected_within_bounds() {
+    let make = |notes: Vec<Note>| {
+        let notes = notes.into_iter().map(|of| note(0, of)).collect();
+        verify(&to_binary(&sealed(begin(), notes, bare_seal())))
+    };
+    let refused = |path: Vec<u8>, why: &str| Note::OutputRefused { path, why: why.to_owned() };
+    let small: Vec<Note> = (0..250u8).map(|n| refused(vec![n], "no")).collect();
+    let report = make(small);
+    assert_eq!((report.outputs_refused.len(), report.outputs_refused_more), (OUTPUTS_REFUSED_MAX, 150));
+    assert_eq!((&report.outputs_refused[7].path[..], &*report.outputs_refused[7].why), (&[7u8][..], "no"));
+    assert!(report.complete(), "{:?}", report.why_incomplete);
+    let large: Vec<Note> = (0..90u8).map(|n| refused(vec![n; TEXT_BYTES_MAX], &"x".repeat(4000))).collect();
+    let report = make(large);
+    let bytes: usize = report.outputs_refused.iter().map(|of| of.path.len() + of.why.len()).sum();
+    assert!(bytes <= OUTPUTS_REFUSED_BYTES_MAX && bytes > OUTPUTS_REFUSED_BYTES_MAX / 2, "{bytes}");
+    assert_eq!(report.outputs_refused.len() as u64 + report.outputs_refused_more, 90);
+    let twice = make(vec![refused(b"a".to_vec(), "no"), refused(b"a".to_vec(), "yes")]);
+    assert_eq!(twice.why_incomplete.as_deref(), Some("the transcript has the note output_refused twice"));
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! What a transcript says about its run: status, reason, and everything else of the object that is known at the end.
 
 use lastword_api::execution::{ProblemCode, StreamSummary, Usage};
-use lastword_api::{Execution, Ordering, OutputFile, Problem, Reason, Retry, Status, Timestamp};
+use lastword_api::{Execution, Ordering, OutputFile, Problem, Reason, RefusedOutput, Retry, Status, Timestamp};
 use lastword_frame::verify::Report;
 use lastword_frame::{Cause, Exit, Seal, Stream};
 
@@ -30,6 +30,7 @@ pub(crate) fn conclude(execution: &mut Execution, report: &Report, machine: &Mac
         let begin = report.begin.as_ref().map(|begin| begin.wall_ns)?;
         Some(Timestamp::from_ns(begin.saturating_add(i64::try_from(time).ok()?)))
     };
+    execution.outputs_refused = refused(report);
     execution.started_at = report.started.and_then(wall);
     let ended = report.seal.as_ref().map(|seal| seal.time).and_then(wall);
     execution.ended_at = Some(ended.unwrap_or_else(Timestamp::now));
@@ -78,6 +79,13 @@ fn sealed(execution: &mut Execution, seal: &Seal, machine: &Machine) {
         seal.outputs.iter().map(|file| OutputFile::new(&file.path, file.bytes, hex(&file.blake3))).collect();
 }
 
+/// What was declared and not kept. The last one stands for those that a transcript has no room to name.
+fn refused(report: &Report) -> Vec<RefusedOutput> {
+    let named = report.outputs_refused.iter().map(|of| RefusedOutput::new(&of.path, of.why.clone()));
+    let more = Some(report.outputs_refused_more).filter(|more| *more > 0);
+    named.chain(more.map(|more| RefusedOutput::new(b"", format!("{more} more were refused")))).collect()
+}
+
 fn verdict(seal: &Seal, oom_killed: bool) -> (Status, Reason) {
     const SIGKILL: u8 = 9;
     match (&seal.cause, seal.exit) {
@@ -93,6 +101,8 @@ fn verdict(seal: &Seal, oom_killed: bool) -> (Status, Reason) {
         (Cause::StorageFull, _) => (Status::Error, Reason::StorageFull),
         (Cause::StartFailure { step, .. }, _) if is_exec(step) => (Status::Failed, Reason::StartFailure),
         (Cause::StartFailure { .. }, _) => (Status::Error, Reason::StartFailure),
+        (Cause::CompileFailed, _) => (Status::Failed, Reason::CompileFailed),
+        (Cause::ImageUnavailable { .. }, _) => (Status::Error, Reason::ImageUnavailable),
         (Cause::Internal { .. }, _) => (Status::Error, Reason::Lost),
     }
 }
@@ -128,6 +138,9 @@ fn problem(seal: &Seal, machine: &Machine) -> Option<Problem> {
         ),
         Cause::Internal { message } => {
             (ProblemCode::Internal, format!("the supervisor met an error: {message}"), message.clone())
+        }
+        Cause::ImageUnavailable { message } => {
+            (ProblemCode::ImageUnavailable, message.clone(), String::new())
         }
         _ => return None,
     };
