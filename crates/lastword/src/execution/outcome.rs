@@ -1,7 +1,9 @@
 //! What a transcript says about its run: status, reason, and everything else of the object that is known at the end.
 
 use lastword_api::execution::{ProblemCode, StreamSummary, Usage};
-use lastword_api::{Execution, Ordering, OutputFile, Problem, Reason, RefusedOutput, Retry, Status, Timestamp};
+use lastword_api::{
+    Execution, Ordering, OutputFile, Problem, Reason, RefusedOutput, Retry, Status, Timestamp,
+};
 use lastword_frame::verify::Report;
 use lastword_frame::{Cause, Exit, Seal, Stream};
 
