@@ -1,0 +1,72 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable
+from unittest import mock
+
+FAKE = Path(__file__).resolve().parent / "fake_lastword.py"
+# How long a condition may take to come true on a busy machine.
+DEADLINE_SECONDS = 30.0
+
+
+class TempCase(unittest.TestCase):
+    """Has a directory of its own in `self.dir`."""
+
+    def setUp(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="lastword-test-"))
+        self.addCleanup(shutil.rmtree, self.dir)
+
+
+class FakeCase(TempCase):
+    """Drives the fake binary, which notes what it does in `self.log`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = self.dir / "log"
+        patch = mock.patch.dict(os.environ, {"LASTWORD_BINARY": str(FAKE), "FAKE_LOG": str(self.log)})
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def logged(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def wait_for_line(self, prefix: str) -> str:
+        """The first line of the log that begins so."""
+        lines = [""]
+
+        def there() -> bool:
+            lines[:] = [line for line in self.logged() if line.startswith(prefix)]
+            return bool(lines)
+
+        wait_until(there)
+        return lines[0]
+
+    def assert_ended_politely(self) -> None:
+        """The child that said its pid got exactly one SIGTERM, and is gone."""
+        pid = int(self.wait_for_line("pid ").split()[1])
+        self.assertEqual([line for line in self.logged() if line.startswith("signal")], ["signal 15"])
+        with self.assertRaises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("the condition didn't come true in time")
+        time.sleep(0.01)
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    with mock.patch.dict(os.environ, variables):
+        yield
