@@ -18,14 +18,14 @@ pub mod time;
 
 pub use encoding::{Encoding, output_text};
 pub use execution::{
-    Backend, Compile, Environment, Execution, Inline, Ordering, OutputFile, Problem, ProblemCode, RefusedOutput,
-    Retry, Stream, StreamSummary, Transcript, Usage,
+    Backend, Compile, Environment, Execution, Inline, Ordering, OutputFile, Problem, ProblemCode,
+    RefusedOutput, Retry, Stream, StreamSummary, Transcript, Usage,
 };
 pub use label::{LabelError, check_labels};
 pub use limits::{LimitError, LimitName, Limits};
 pub use log::{LogRecord, LogText};
-pub use request::{FieldError, InputFile, NewExecution};
 pub use quantity::{QuantityError, parse_duration, parse_size};
+pub use request::{FieldError, InputFile, NewExecution};
 pub use signal::{signal_name, signal_number};
 pub use status::{Reason, Status};
 pub use time::Timestamp;

@@ -73,7 +73,7 @@ fn absolute(path: &[u8]) -> Result<Vec<u8>, PathError> {
 fn check(path: &[u8]) -> Result<(), PathError> {
     names(path)?;
     let below = |place: &&str| path.strip_prefix(place.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
-    if WRITABLE.iter().any(|place| below(&place)) { Ok(()) } else { Err(PathError::Outside) }
+    if WRITABLE.iter().any(below) { Ok(()) } else { Err(PathError::Outside) }
 }
 
 fn names(path: &[u8]) -> Result<(), PathError> {

@@ -230,7 +230,8 @@ impl NewExecution {
         if let Some(cwd) = &self.cwd {
             any_path(cwd.as_bytes()).map_err(|error| FieldError::new("cwd", error.to_string()))?;
         }
-        check_labels(&self.labels).map_err(|error| FieldError::new("labels", format!("are wrong: {error}")))?;
+        check_labels(&self.labels)
+            .map_err(|error| FieldError::new("labels", format!("are wrong: {error}")))?;
         self.limits.over(&Limits::default()).check().map_err(|error| {
             let message = format!("is {}: it must be between {} and {}", error.value, error.min, error.max);
             FieldError::new(format!("limits.{}", error.name.field()), message)

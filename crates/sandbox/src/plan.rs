@@ -212,7 +212,20 @@ impl Wire for Meter {
     }
 }
 
-wire_struct!(Plan { id, boot_id, program, identity, steps, scratch, rlimits, cgroups, filter, capture, outputs, held });
+wire_struct!(Plan {
+    id,
+    boot_id,
+    program,
+    identity,
+    steps,
+    scratch,
+    rlimits,
+    cgroups,
+    filter,
+    capture,
+    outputs,
+    held
+});
 wire_struct!(Program { argv, env, path, cwd, stdin, tty });
 wire_enum!(Stdin { 0 => Nothing {}, 1 => Bytes { bytes }, 2 => Passed {} });
 wire_struct!(Identity { uid, gid, host_uid, host_gid, privileged });

@@ -333,11 +333,8 @@ mod tests {
 
     /// Everything at once.
     fn wish() -> Wish {
-        let shared = |source: &str, path: &str| ReadOnly {
-            source: source.into(),
-            path: path.into(),
-            directory: true,
-        };
+        let shared =
+            |source: &str, path: &str| ReadOnly { source: source.into(), path: path.into(), directory: true };
         Wish {
             scratch_bytes: 1 << 20,
             tty: true,

@@ -4,6 +4,8 @@ use lastword_api::{Execution, ProblemCode, Status, signal_number};
 
 /// lastword itself failed, or can't vouch for the transcript.
 pub(crate) const FAILED: u8 = 125;
+/// The command line, or the request, is wrong; as clap has it.
+pub(crate) const USAGE: u8 = 2;
 /// The command can't be executed.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found.
@@ -94,7 +96,11 @@ fn hint(code: ProblemCode) -> Option<String> {
             "lastword doctor says what this machine lacks; without --strict the run goes on"
         }
         ProblemCode::StorageFull => "free some space, or choose another disk with --data-dir",
-        ProblemCode::Lost | ProblemCode::Internal => return None,
+        ProblemCode::ImageUnavailable => "lastword run --help says which images can be named",
+        ProblemCode::Lost
+        | ProblemCode::Internal
+        | ProblemCode::BadRequest
+        | ProblemCode::CompileUnavailable => return None,
     };
     Some(text.to_owned())
 }

@@ -29,7 +29,7 @@ use lastword_store::{Entry, Store};
 use signal_hook::consts::SIGXFSZ;
 
 use self::message::{Advice, code_of, say, say_error};
-use crate::execution;
+use crate::execution::{self, Engine};
 
 /// Runs code that nobody trusts, and never loses what it said.
 #[derive(Parser)]
@@ -101,6 +101,12 @@ impl Globals {
     pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
         data_dir(self.data_dir.clone(), |name| std::env::var_os(name).map(PathBuf::from))
             .hint("name it with --data-dir or LASTWORD_DATA_DIR")
+    }
+
+    /// Opens the store for running.
+    pub fn open_engine(&self) -> anyhow::Result<Engine> {
+        let store = self.open_store()?;
+        Ok(Engine::new(store, &self.data_dir()?))
     }
 
     /// Opens the store, and finishes the executions whose runner died.

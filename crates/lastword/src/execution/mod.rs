@@ -3,28 +3,37 @@
 //! ```text
 //!   request -> plan -> spool made and locked -> supervisor builds the sandbox --+
 //!                                     \-> accept durable ----------------------+--> go -> running
+//!   with an image or a compile step:
+//!   request -> spool made and locked -> accept durable (queued) -> prepare -> plan -> supervisor -> running durable -> go
+//!                                                                    \-> sealed as never started -> end
 //!   running -> supervisor ends -> transcript verified -> end durable -> visible -> spool removed
 //!   running -> we are killed: the supervisor goes on; the next command finds the end (recover)
+//!   queued  -> we are killed: error/lost, and the program was surely not started
 //!   running -> the supervisor is killed: error/lost, with every byte that it wrote down
 //! ```
 //! The program is handed over only after the accept is durable, and a handed-over program never runs twice.
 
 pub mod cancel;
 pub mod follow;
+pub mod new;
 pub mod outcome;
+pub mod prepare;
 pub mod recover;
 pub mod request;
+mod unprepared;
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lastword_api::{Backend, Execution, Status, Stream, Timestamp};
 use lastword_sandbox::cgroup::groups;
-use lastword_store::{Meta, Store};
+use lastword_store::{Meta, Spool, Store};
 use uuid::Uuid;
 
-use crate::backend::native::start::News;
-use crate::backend::native::{self, Machine, Refused, Supervisor};
+use self::prepare::Prepared;
+use crate::backend::native::start::{News, Passed};
+use crate::backend::native::{self, Machine, Planned, Refused, Supervisor};
 pub use cancel::Cancel;
 use follow::Follower;
 pub use recover::recover;
@@ -59,77 +68,180 @@ pub enum Error {
     Object { id: Uuid, source: serde_json::Error },
 }
 
-/// Runs a request to its end.
-pub fn run(
-    store: &Store,
-    mut request: Request,
-    sink: &mut dyn Sink,
-    cancel: &Cancel,
-) -> Result<Execution, Error> {
-    let machine = Machine::get();
+/// Runs executions and keeps them. Threads may share one.
+#[derive(Debug)]
+pub struct Engine {
+    pub store: Store,
+    /// What can be made again: images, compiled programs, versions.
+    cache: PathBuf,
+}
+
+impl Engine {
+    /// `dir` is the data directory of `store`.
+    pub fn new(store: Store, dir: &Path) -> Engine {
+        Engine { store, cache: dir.join("cache") }
+    }
+
+    /// Runs a request to its end.
+    pub fn run(
+        &self,
+        mut request: Request,
+        sink: &mut dyn Sink,
+        cancel: &Cancel,
+    ) -> Result<Execution, Error> {
+        let machine = Machine::get();
+        native::plan::check(machine, &request)?;
+        let mut execution = begin(machine, &mut request);
+        if request.needs_preparation() {
+            return self.run_prepared(execution, request, sink, cancel);
+        }
+        let prepared = Prepared::nothing(machine);
+        let id = execution.id;
+        let planned = native::plan::plan(machine, &prepared, id.into_bytes(), &request)?;
+        take_over(&mut execution, &planned);
+        let spool = self.store.create_spool(id)?;
+        // The sandbox is built while the accept becomes durable.
+        let never_accepted = |error: Error| {
+            let _ = std::fs::remove_file(&spool.path);
+            error
+        };
+        let passed = self.passed(id, &planned, &mut request, prepared)?;
+        let supervisor = Supervisor::start(&planned.plan, passed, &spool.file)
+            .map_err(|error| never_accepted(error.into()))?;
+        execution.status = Status::Running;
+        // True until the end says otherwise: whoever finds this later can't know.
+        execution.retry.program_started = true;
+        if let Err(error) = self.accept(&execution) {
+            supervisor.abandon();
+            return Err(never_accepted(error));
+        }
+        sink.accepted(id);
+        self.go(execution, supervisor, spool, sink, cancel)
+    }
+
+    /// The same for a request that takes time before its program can start: it is accepted first.
+    fn run_prepared(
+        &self,
+        mut execution: Execution,
+        mut request: Request,
+        sink: &mut dyn Sink,
+        cancel: &Cancel,
+    ) -> Result<Execution, Error> {
+        let machine = Machine::get();
+        let id = execution.id;
+        let spool = self.store.create_spool(id)?;
+        execution.retry.safe = true;
+        self.accept(&execution)?;
+        sink.accepted(id);
+        let started = self
+            .prepare(&mut execution, &mut request, cancel)
+            .and_then(|prepared| {
+                let planned = native::plan::plan(machine, &prepared, id.into_bytes(), &request)
+                    .map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
+                take_over(&mut execution, &planned);
+                Ok((planned, prepared))
+            })
+            .map(|(planned, prepared)| -> Result<Supervisor, Error> {
+                let passed = self.passed(id, &planned, &mut request, prepared)?;
+                let supervisor = Supervisor::start(&planned.plan, passed, &spool.file)?;
+                execution.status = Status::Running;
+                execution.retry = lastword_api::Retry { safe: false, program_started: true };
+                self.accept_running(&execution)?;
+                Ok(supervisor)
+            });
+        match started {
+            Ok(Ok(supervisor)) => self.go(execution, supervisor, spool, sink, cancel),
+            Ok(Err(error)) => {
+                let why = prepare::Unprepared::new("start the supervisor", error.to_string());
+                self.never_started(execution, spool, why)
+            }
+            Err(why) => self.never_started(execution, spool, why),
+        }
+    }
+
+    /// Hands the program over and follows it to its end.
+    fn go(
+        &self,
+        mut execution: Execution,
+        mut supervisor: Supervisor,
+        spool: Spool,
+        sink: &mut dyn Sink,
+        cancel: &Cancel,
+    ) -> Result<Execution, Error> {
+        let machine = Machine::get();
+        let id = execution.id;
+        execution.queue_ms = Some((Timestamp::now().ns() - execution.created_at.ns()) as f64 / 1e6);
+        // A supervisor that is gone already shows in its spool.
+        let _ = supervisor.go();
+        let mut deadline =
+            Instant::now() + Duration::from_millis(execution.limits.wall_ms) + SUPERVISOR_MARGIN;
+        let mut follower = Follower::new(id);
+        loop {
+            let news = supervisor.wait_for_news(cancel, deadline)?;
+            follower.read(&spool.file, sink)?;
+            match news {
+                News::Some => {}
+                News::End => break,
+                News::Late => {
+                    supervisor.kill();
+                    deadline = Instant::now() + SUPERVISOR_MARGIN;
+                }
+            }
+        }
+        supervisor.reap()?;
+        follower.read(&spool.file, sink)?;
+        let report = follower.finish();
+        if report.seal.is_none() {
+            // It was killed: what it would have removed is ours to remove.
+            groups::sweep(&machine.cgroups.points, &[id.into_bytes()]);
+        }
+        outcome::conclude(&mut execution, &report, machine);
+        self.store.finish(spool, &meta(&execution), &object(&execution)?)?;
+        Ok(execution)
+    }
+
+    /// What goes to the supervisor beside the plan.
+    fn passed(
+        &self,
+        _id: Uuid,
+        _planned: &Planned,
+        request: &mut Request,
+        prepared: Prepared<'_>,
+    ) -> Result<Passed, Error> {
+        let stdin = match std::mem::replace(&mut request.stdin, request::Stdin::Nothing) {
+            request::Stdin::Fd(fd) => Some(fd),
+            _ => None,
+        };
+        Ok(Passed { stdin, pack: None, held: prepared.held })
+    }
+
+    fn accept(&self, execution: &Execution) -> Result<(), Error> {
+        Ok(self.store.accept(execution.id, &meta(execution), &object(execution)?)?)
+    }
+
+    /// Durable before the program is handed over: whoever finds it later must know that it may have run.
+    fn accept_running(&self, execution: &Execution) -> Result<(), Error> {
+        Ok(self.store.update(execution.id, &meta(execution), &object(execution)?)?)
+    }
+}
+
+/// The execution as it stands before anything was done.
+fn begin(machine: &Machine, request: &mut Request) -> Execution {
     let id = Uuid::now_v7();
-    let created = Timestamp::now();
-    let planned = native::plan::plan(machine, id.into_bytes(), &request)?;
-    let mut execution = Execution::queued(id, created, Backend::Native, planned.limits.clone());
-    execution.status = Status::Running;
-    execution.enforced = planned.enforced.clone();
+    let limits = request.limits.clone();
+    let mut execution = Execution::queued(id, Timestamp::now(), Backend::Native, limits);
     execution.runtime = request.runtime.as_ref().map(|runtime| runtime.name.clone());
+    execution.image = request.image.clone();
     execution.labels = std::mem::take(&mut request.labels);
     execution.environment.kernel = Some(machine.kernel.clone());
     execution.environment.lastword = env!("CARGO_PKG_VERSION").into();
     execution.transcript.read_back_prevented = machine.privileged || request.tty;
-    // True until the end says otherwise: whoever finds this later can't know.
-    execution.retry.program_started = true;
-
-    let spool = store.create_spool(id)?;
-    let stdin = match std::mem::replace(&mut request.stdin, request::Stdin::Nothing) {
-        request::Stdin::Fd(fd) => Some(fd),
-        _ => None,
-    };
-    // The sandbox is built while the accept becomes durable.
-    let never_accepted = |error: Error| {
-        let _ = std::fs::remove_file(&spool.path);
-        error
-    };
-    let mut supervisor =
-        Supervisor::start(&planned.plan, stdin, &spool.file).map_err(|error| never_accepted(error.into()))?;
-    if let Err(error) = accept(store, &execution) {
-        supervisor.abandon();
-        return Err(never_accepted(error));
-    }
-    sink.accepted(id);
-    execution.queue_ms = Some((Timestamp::now().ns() - created.ns()) as f64 / 1e6);
-    // A supervisor that is gone already shows in its spool.
-    let _ = supervisor.go();
-
-    let mut deadline = Instant::now() + Duration::from_millis(planned.limits.wall_ms) + SUPERVISOR_MARGIN;
-    let mut follower = Follower::new(id);
-    loop {
-        let news = supervisor.wait_for_news(cancel, deadline)?;
-        follower.read(&spool.file, sink)?;
-        match news {
-            News::Some => {}
-            News::End => break,
-            News::Late => {
-                supervisor.kill();
-                deadline = Instant::now() + SUPERVISOR_MARGIN;
-            }
-        }
-    }
-    supervisor.reap()?;
-    follower.read(&spool.file, sink)?;
-    let report = follower.finish();
-    if report.seal.is_none() {
-        // It was killed: what it would have removed is ours to remove.
-        groups::sweep(&machine.cgroups.points, &[id.into_bytes()]);
-    }
-    outcome::conclude(&mut execution, &report, machine);
-    store.finish(spool, &meta(&execution), &object(&execution)?)?;
-    Ok(execution)
+    execution
 }
 
-fn accept(store: &Store, execution: &Execution) -> Result<(), Error> {
-    Ok(store.accept(execution.id, &meta(execution), &object(execution)?)?)
+fn take_over(execution: &mut Execution, planned: &Planned) {
+    execution.limits = planned.limits.clone();
+    execution.enforced = planned.enforced.clone();
 }
 
 fn object(execution: &Execution) -> Result<Vec<u8>, Error> {

@@ -1,7 +1,7 @@
 //! Finishes executions whose starter is gone.
 
-use lastword_api::Execution;
-use lastword_frame::verify::Verifier;
+use lastword_api::{Execution, Problem, ProblemCode, Retry, Status};
+use lastword_frame::verify::{Report, Verifier};
 use lastword_sandbox::cgroup::groups;
 use lastword_store::{Orphan, Store};
 use uuid::Uuid;
@@ -35,18 +35,33 @@ pub fn recover(store: &Store) -> Result<u64, Error> {
                 let mut execution = parse(spool.id, &entry.object)?;
                 let mut follower = Follower::new(spool.id);
                 follower.read(&spool.file, &mut Silent)?;
-                outcome::conclude(&mut execution, &follower.finish(), machine);
+                conclude(&mut execution, &follower.finish(), machine);
                 store.finish(spool, &meta(&execution), &object(&execution)?)?;
             }
             Orphan::Missing { id, entry } => {
                 let mut execution = parse(id, &entry.object)?;
-                outcome::conclude(&mut execution, &Verifier::new().finish(), machine);
+                conclude(&mut execution, &Verifier::new().finish(), machine);
                 store.finish_without_spool(id, &meta(&execution), &object(&execution)?)?;
             }
         }
         finished += 1;
     }
     Ok(finished)
+}
+
+fn conclude(execution: &mut Execution, report: &Report, machine: &Machine) {
+    // The step from queued to running is on disk before the program is handed over, but a machine that went down may have
+    // lost it.
+    let queued = execution.status == Status::Queued && execution.created_at.ns() > machine.booted_ns;
+    outcome::conclude(execution, report, machine);
+    if queued && report.seal.is_none() {
+        execution.retry = Retry { safe: true, program_started: false };
+        execution.problem = Some(Problem {
+            code: ProblemCode::Lost,
+            message: "lastword was ended before the program was started".into(),
+            backend_message: None,
+        });
+    }
 }
 
 fn parse(id: Uuid, object: &[u8]) -> Result<Execution, Error> {

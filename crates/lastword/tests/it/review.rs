@@ -5,10 +5,7 @@ use std::io::{PipeReader, Read as _, Write as _};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use lastword::execution::{
-    self,
-    request::{Program::Command, Stdin::Nothing},
-};
+use lastword::execution::{self, request::Program::Command};
 use lastword_sandbox::seccomp::policy::{Action, RULES};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -145,12 +142,12 @@ fn the_control_group_shows_nothing_of_the_host() {
 
 #[test]
 fn only_the_working_places_can_be_written_to() {
-    let code = "import errno, os\nfor place in '', 'etc', 'dev', 'opt', 'opt/lastword', 'proc', 'usr', 'usr/bin', 'var', 'scratch', 'work', 'tmp', 'var/tmp', 'dev/shm':\n    try:\n        os.close(os.open('/' + place + '/new', os.O_WRONLY | os.O_CREAT, 0o600))\n        print(place, 'written')\n    except OSError as error:\n        if error.errno not in (errno.EROFS, errno.ENOENT, errno.EACCES): print(place, error)\n";
+    let code = "import errno, os\nfor place in '', 'etc', 'dev', '.lastword', '.lastword/help', 'proc', 'usr', 'usr/bin', 'var', '.lastword/scratch', 'work', 'tmp', 'var/tmp', 'dev/shm':\n    try:\n        os.close(os.open('/' + place + '/new', os.O_WRONLY | os.O_CREAT, 0o600))\n        print(place, 'written')\n    except OSError as error:\n        if error.errno not in (errno.EROFS, errno.ENOENT, errno.EACCES): print(place, error)\n";
     let object = python(&[], code);
     let text = String::from_utf8(object.stdout()).unwrap();
     let (mut written, expected) = (text.lines().collect::<Vec<_>>(), ["work", "tmp", "var/tmp", "dev/shm"]);
     // The tmpfs under those four; only its first level can be reached twice.
-    written.retain(|line| *line != "scratch written");
+    written.retain(|line| *line != ".lastword/scratch written");
     assert_eq!(written, expected.map(|place| format!("{place} written")), "{text}");
 }
 
@@ -435,24 +432,11 @@ impl execution::Sink for NotYet {
 fn no_program_runs_before_its_run_is_accepted() {
     let lab = Lab::new();
     let mut sink = NotYet { marker: format!("0.9{:09}", std::process::id()), seen: false };
-    let request = execution::Request {
-        program: Command { argv: vec!["sleep".into(), (&sink.marker).into()] },
-        runtime: None,
-        args: Vec::new(),
-        stdin: Nothing,
-        env: Vec::new(),
-        secrets: Vec::new(),
-        cwd: None,
-        labels: Default::default(),
-        limits: Default::default(),
-        on_output_limit: Default::default(),
-        tty: false,
-        ordering: None,
-        flush: execution::request::Flush::Off,
-        strict: false,
-    };
+    let program = Command { argv: vec!["sleep".into(), (&sink.marker).into()] };
+    let request = execution::Request::new(program);
     let store = lastword_store::Store::open(&lab.data).unwrap();
-    let execution = execution::run(&store, request, &mut sink, &execution::Cancel::default()).unwrap();
+    let engine = execution::Engine::new(store, &lab.data);
+    let execution = engine.run(request, &mut sink, &execution::Cancel::default()).unwrap();
     assert!(execution.ok, "{execution:?}");
     assert!(!sink.seen, "it ran before it was handed over");
 }

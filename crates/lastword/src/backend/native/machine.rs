@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use lastword_sandbox::cgroup::{Controller, Layout};
+use lastword_sandbox::host::Base;
 use lastword_sandbox::plan::Identity;
-use lastword_sandbox::root::Host;
 use lastword_sandbox::sys;
 
 /// `nobody` and `nogroup`: what the program is inside, and outside where we may choose.
@@ -17,11 +17,13 @@ const KERNEL_COUNTS_PROCESSES: (u32, u32) = (5, 14);
 /// Facts, not state: nothing in here changes while a process lives.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    pub host: Host,
+    pub base: Base,
     pub cgroups: Layout,
     /// `/proc/sys/kernel/osrelease`.
     pub kernel: String,
     pub boot_id: [u8; 16],
+    /// When it came up by its own wall clock, nanoseconds since 1970: `btime` of /proc/stat.
+    pub booted_ns: i64,
     /// The kernel has a seccomp listener that timers can't disturb. Whether one can be had is known only at the start.
     pub listener: bool,
     /// We may give the program another uid than our own.
@@ -40,10 +42,11 @@ impl Machine {
         let needed = CAP_SETUID | CAP_SETGID;
         let cgroups = Layout::detect();
         Machine {
-            host: Host::look(),
+            base: Base::host(),
             cgroups,
             kernel: kernel.trim().to_owned(),
             boot_id: boot_id(),
+            booted_ns: booted_ns(),
             listener: sys::listener_supported(),
             privileged: sys::geteuid() == 0 && sys::effective_capabilities() & needed == needed,
         }
@@ -70,4 +73,11 @@ impl Machine {
 fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     uuid::Uuid::parse_str(text.trim()).map(uuid::Uuid::into_bytes).unwrap_or_default()
+}
+
+/// Unknown counts as: this very moment.
+fn booted_ns() -> i64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<i64>().ok());
+    seconds.map_or(i64::MAX, |seconds| seconds.saturating_mul(1_000_000_000))
 }

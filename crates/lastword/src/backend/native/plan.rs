@@ -1,27 +1,34 @@
-//! From a request to a plan. Pure: what it needs to know of the machine is in [`Machine`].
+//! From a request to a plan. Pure: what it needs to know of the machine is in [`Machine`], and of caches in [`Prepared`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lastword_api::path::WORK;
 use lastword_api::{LimitName, Limits};
 use lastword_sandbox::cgroup::Controller;
 use lastword_sandbox::cgroup::layout::GroupLimits;
-use lastword_sandbox::plan::{self, Capture, Filters, Plan};
-use lastword_sandbox::root::{self, HELP, NewFile, WORK, Wish};
+use lastword_sandbox::host::Kind;
+use lastword_sandbox::plan::{self, Capture, Filters, Identity, Outputs, Plan};
+use lastword_sandbox::root::{self, BUILD, HELP, NewFile, ReadOnly, Wish};
 use lastword_sandbox::seccomp;
 
 use super::Machine;
-use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Request, Stdin};
-use crate::runtime::{self, HelperFile, Surroundings};
+use crate::execution::prepare::Prepared;
+use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Request, Shared, Stdin};
+use crate::runtime::{self, HelperFile, Runtime, Surroundings};
 
 /// How long processes that the main one left behind may go on.
 const GRACE: Duration = Duration::from_millis(100);
 /// Of the memory limit, what the writable tmpfs may never take: a program must be able to run with its disk full.
 const MEMORY_NOT_FOR_DISK: u64 = 2;
-const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Output files of one execution.
+const OUTPUT_FILES_MAX: u32 = 10_000;
+/// Where the file system that a program fills can always be seen.
+const SCRATCH: &str = "/tmp";
 
 /// A plan, and what it will hold.
 #[derive(Clone, Debug)]
@@ -32,30 +39,53 @@ pub struct Planned {
     pub enforced: BTreeMap<LimitName, bool>,
 }
 
-/// Why `strict` refuses.
+/// Why there can be no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     #[error("the limit on {name} can't be enforced here: {why}")]
     Limit { name: LimitName, why: String },
     #[error("exact ordering can't be had here: {why}")]
     Ordering { why: String },
+    #[error("the files take {bytes} bytes, and the program's disk has {disk}: half of its memory, or --disk")]
+    TooLarge { bytes: u64, disk: u64 },
+    #[error("{} can't be shared at {}: {why}", .source_path.display(), .path.display())]
+    Shared { source_path: PathBuf, path: PathBuf, why: &'static str },
+    #[error("the image says no command: name one behind --")]
+    NoCommand,
+}
+
+/// What can be refused before anything is prepared.
+pub fn check(machine: &Machine, request: &Request) -> Result<(), Refused> {
+    let limits = in_force(request);
+    if request.strict {
+        refuse_unenforced(machine, &enforced(machine, &limits))?;
+    }
+    let bytes = request.files.iter().map(|file| file.bytes.len() as u64).sum();
+    if bytes > limits.disk_bytes {
+        return Err(Refused::TooLarge { bytes, disk: limits.disk_bytes });
+    }
+    filters(machine, request).map(drop)
 }
 
 /// Plans one execution.
-pub fn plan(machine: &Machine, id: [u8; 16], request: &Request) -> Result<Planned, Refused> {
-    let mut limits = request.limits.clone();
-    limits.disk_bytes = limits.disk_bytes.min(limits.memory_bytes / MEMORY_NOT_FOR_DISK);
-    let enforced = enforced(machine, &limits);
-    if request.strict {
-        refuse_unenforced(machine, &enforced)?;
-    }
-    let filter = filters(machine, request)?;
-    let surroundings = surroundings(request);
-    let (argv, files) = command_line(request);
+pub fn plan(
+    machine: &Machine,
+    prepared: &Prepared<'_>,
+    id: [u8; 16],
+    request: &Request,
+) -> Result<Planned, Refused> {
+    let limits = in_force(request);
+    let surroundings = surroundings(prepared, request);
+    let env = environment(prepared, request, &surroundings);
+    let argv = command_line(prepared, request)?;
+    let cwd = working_directory(prepared, request);
     let wish = Wish {
         scratch_bytes: limits.disk_bytes,
         tty: request.tty,
-        files,
+        without_work: prepared.base.has_top(WORK.trim_start_matches('/')) && !uses_work(request),
+        build: prepared.compiling,
+        files: request.files.iter().map(new_file).collect(),
+        read_only: read_only(prepared, request)?,
         help: surroundings.files.iter().filter_map(help_file).collect(),
     };
     let group_limits = GroupLimits {
@@ -64,14 +94,14 @@ pub fn plan(machine: &Machine, id: [u8; 16], request: &Request) -> Result<Planne
         cpus: limits.cpus,
         cpu_time: limits.cpu_ms.is_some(),
     };
-    let cwd = request.cwd.as_deref().unwrap_or(Path::new(WORK));
+    let bytes = |text: &OsString| text.as_bytes().into();
     let plan = Plan {
         id,
         boot_id: machine.boot_id,
         program: plan::Program {
-            argv: argv.iter().map(|arg| arg.as_bytes().into()).collect(),
-            env: environment(request, surroundings),
-            path: PATH.iter().map(|dir| (*dir).into()).collect(),
+            argv: argv.iter().map(bytes).collect(),
+            path: search_path(&env),
+            env: env.into_iter().map(variable).collect(),
             cwd: cwd.as_os_str().as_bytes().into(),
             stdin: match &request.stdin {
                 Stdin::Nothing => plan::Stdin::Nothing {},
@@ -80,12 +110,12 @@ pub fn plan(machine: &Machine, id: [u8; 16], request: &Request) -> Result<Planne
             },
             tty: request.tty,
         },
-        identity: machine.identity(),
-        steps: root::steps(&machine.host, &wish),
-        scratch: WORK.into(),
+        identity: identity(machine, prepared),
+        steps: root::steps(&prepared.base, &wish),
+        scratch: SCRATCH.into(),
         rlimits: rlimits(machine, &limits),
         cgroups: machine.cgroups.groups(&id, &group_limits),
-        filter,
+        filter: filters(machine, request)?,
         capture: Capture {
             wall_ns: Some(limits.wall_ms.saturating_mul(1_000_000)),
             cpu_ns: limits.cpu_ms.map(|ms| ms.saturating_mul(1_000_000)),
@@ -93,8 +123,19 @@ pub fn plan(machine: &Machine, id: [u8; 16], request: &Request) -> Result<Planne
             kill_at_output_limit: request.on_output_limit == OnOutputLimit::Kill,
             grace_ns: GRACE.as_nanos() as u64,
         },
+        outputs: (!request.outputs.is_empty()).then(|| Outputs {
+            globs: request.outputs.iter().map(|glob| glob.into()).collect(),
+            bytes_max: limits.disk_bytes,
+            files_max: OUTPUT_FILES_MAX,
+        }),
+        held: prepared.held.len() as u32,
     };
-    Ok(Planned { plan, limits, enforced })
+    Ok(Planned { plan, enforced: enforced(machine, &limits), limits })
+}
+
+fn in_force(request: &Request) -> Limits {
+    let limits = request.limits.clone();
+    Limits { disk_bytes: limits.disk_bytes.min(limits.memory_bytes / MEMORY_NOT_FOR_DISK), ..limits }
 }
 
 fn enforced(machine: &Machine, limits: &Limits) -> BTreeMap<LimitName, bool> {
@@ -142,40 +183,105 @@ fn filters(machine: &Machine, request: &Request) -> Result<Filters, Refused> {
     })
 }
 
-fn surroundings(request: &Request) -> Surroundings {
+/// The program's user, and the one of the host behind it, who is always the same.
+fn identity(machine: &Machine, prepared: &Prepared<'_>) -> Identity {
+    let ours = machine.identity();
+    match prepared.image.as_ref().and_then(|image| image.user) {
+        Some((uid, gid)) => Identity { uid, gid, ..ours },
+        None => ours,
+    }
+}
+
+/// The request has something to do with /work: ours must be there.
+fn uses_work(request: &Request) -> bool {
+    let below = |path: &[u8]| path.starts_with(WORK.as_bytes());
+    request.files.iter().any(|file| below(&file.path))
+        || request.outputs.iter().any(|glob| below(glob))
+        || request.cwd.as_ref().is_some_and(|cwd| cwd.starts_with(WORK))
+}
+
+fn working_directory(prepared: &Prepared<'_>, request: &Request) -> PathBuf {
+    let work = PathBuf::from(WORK);
+    if let Some(cwd) = &request.cwd {
+        return cwd.clone();
+    }
+    match (&prepared.image, &request.program) {
+        (Some(image), Program::Image | Program::Command { .. }) => {
+            image.working_dir.clone().unwrap_or_else(|| PathBuf::from("/"))
+        }
+        _ => work,
+    }
+}
+
+fn new_file(file: &crate::execution::request::InputFile) -> NewFile {
+    NewFile { path: (&file.path).into(), mode: file.mode, bytes: (&file.bytes).into() }
+}
+
+fn read_only(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<ReadOnly>, Refused> {
+    let mut all = Vec::new();
+    for Shared { source, path, directory } in &request.read_only {
+        let refused = |why| Refused::Shared { source_path: source.clone(), path: path.clone(), why };
+        match prepared.base.kind_of(path) {
+            Kind::Free => {}
+            Kind::Directory if *directory => {}
+            Kind::File if !*directory => {}
+            Kind::Directory | Kind::File => return Err(refused("one is a directory and the other isn't")),
+            Kind::Forbidden => {
+                return Err(refused(
+                    "nothing can be made there; choose a path below /work or a new one below /",
+                ));
+            }
+        }
+        let shadowed = |file: &crate::execution::request::InputFile| {
+            Path::new(std::ffi::OsStr::from_bytes(&file.path)).starts_with(path)
+        };
+        if request.files.iter().any(shadowed) {
+            return Err(refused("a file of the request lies there"));
+        }
+        all.push(ReadOnly { source: source.clone(), path: path.clone(), directory: *directory });
+    }
+    if let Some(build) = &prepared.build {
+        all.push(ReadOnly { source: build.clone(), path: BUILD.into(), directory: true });
+    }
+    Ok(all)
+}
+
+fn surroundings(prepared: &Prepared<'_>, request: &Request) -> Surroundings {
     let runtime = request.runtime.as_ref().unwrap_or_else(|| match &request.program {
         Program::Command { argv } => runtime::for_command(argv),
         _ => runtime::command(),
     });
-    // The sandbox's /usr is the host's.
-    let has = |path: &Path| path.starts_with("/usr") && path.exists();
+    let has = |path: &Path| prepared.base.real(path).is_some_and(|real| real.exists());
     // A 32-bit program can't load a 64-bit helper library; the loader would say so on its stderr.
-    let is_32_bit =
-        matches!(&request.program, Program::File { code, .. } if code.starts_with(b"\x7fELF\x01"));
+    let is_32_bit = request.entry().is_some_and(|file| file.bytes.starts_with(b"\x7fELF\x01"));
     let flush = if is_32_bit { Flush::Off } else { request.flush };
     runtime.surroundings(&request.env, flush, has)
 }
 
-/// `argv`, and the file with the code if there is one.
-fn command_line(request: &Request) -> (Vec<OsString>, Vec<NewFile>) {
-    let (name, code) = match &request.program {
-        Program::Command { argv } => {
-            return (argv.iter().chain(&request.args).cloned().collect(), Vec::new());
+fn command_line(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<OsString>, Refused> {
+    match &request.program {
+        Program::Command { argv } => Ok(argv.iter().chain(&request.args).cloned().collect()),
+        Program::Entry { path } => {
+            let path = OsString::from_vec(path.clone());
+            Ok(match &request.runtime {
+                Some(runtime) => entry_command(runtime, path, &request.args),
+                None => [path].into_iter().chain(request.args.iter().cloned()).collect(),
+            })
         }
-        Program::File { name, code, .. } => (name.clone(), code),
-        Program::Code { code } => {
-            let runtime = request.runtime.as_ref().unwrap_or_else(|| runtime::command());
-            (OsString::from(&runtime.code_file), code)
+        Program::Image => {
+            let image = prepared.image.as_ref().ok_or(Refused::NoCommand)?;
+            let cmd: Vec<OsString> = match request.args.is_empty() {
+                true => image.cmd.iter().map(OsString::from).collect(),
+                false => request.args.clone(),
+            };
+            let argv: Vec<OsString> = image.entrypoint.iter().map(OsString::from).chain(cmd).collect();
+            if argv.is_empty() { Err(Refused::NoCommand) } else { Ok(argv) }
         }
-    };
-    let path = Path::new(WORK).join(&name);
-    let mode = if request.runtime.is_some() { 0o644 } else { 0o755 };
-    let file = NewFile { path: path.as_os_str().as_bytes().into(), mode, bytes: code.into() };
-    let argv = match &request.runtime {
-        Some(runtime) => runtime.argv(path.as_os_str(), &request.args),
-        None => [path.into_os_string()].into_iter().chain(request.args.iter().cloned()).collect(),
-    };
-    (argv, vec![file])
+    }
+}
+
+fn entry_command(runtime: &Runtime, path: OsString, args: &[OsString]) -> Vec<OsString> {
+    runtime.argv(&path, args)
 }
 
 fn help_file(file: &HelperFile) -> Option<(String, String, plan::Bytes)> {
@@ -183,24 +289,38 @@ fn help_file(file: &HelperFile) -> Option<(String, String, plan::Bytes)> {
     Some((directory.to_owned(), name.to_owned(), file.text.as_bytes().into()))
 }
 
-/// What every program gets, then the runtime's and the user's, then the secrets. Nothing of the host's.
-fn environment(request: &Request, surroundings: Surroundings) -> Vec<plan::Bytes> {
+/// What every program gets, then the image's, the runtime's and the user's, then the secrets. Nothing of the host's.
+fn environment(
+    prepared: &Prepared<'_>,
+    request: &Request,
+    surroundings: &Surroundings,
+) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
-    for (name, value) in
-        [("PATH", PATH.join(":").as_str()), ("HOME", WORK), ("LANG", "C.UTF-8"), ("USER", "nobody")]
-    {
+    let home = if prepared.image.is_some() && !uses_work(request) { SCRATCH } else { WORK };
+    for (name, value) in [("PATH", PATH), ("HOME", home), ("LANG", "C.UTF-8"), ("USER", "nobody")] {
         env.insert(name.into(), value.into());
     }
     if request.tty {
         env.insert("TERM".into(), "xterm".into());
     }
-    env.extend(surroundings.env);
+    for line in prepared.image.iter().flat_map(|image| &image.env) {
+        if let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty()) {
+            env.insert(name.into(), value.into());
+        }
+    }
+    env.extend(surroundings.env.iter().cloned());
     env.extend(request.secrets.iter().cloned());
-    let line = |(name, value): (OsString, OsString)| {
-        let bytes = [name.as_bytes(), b"=", value.as_bytes()].concat();
-        plan::Bytes(bytes)
-    };
-    env.into_iter().map(line).collect()
+    env
+}
+
+fn variable((name, value): (OsString, OsString)) -> plan::Bytes {
+    plan::Bytes([name.as_bytes(), b"=", value.as_bytes()].concat())
+}
+
+/// Where a command without a slash is looked for: in the PATH that it will have, as a shell does.
+fn search_path(env: &BTreeMap<OsString, OsString>) -> Vec<plan::Bytes> {
+    let path = env.get(std::ffi::OsStr::new("PATH")).map(|path| path.as_bytes()).unwrap_or_default();
+    path.split(|byte| *byte == b':').filter(|dir| dir.starts_with(b"/")).map(plan::Bytes::from).collect()
 }
 
 fn rlimits(machine: &Machine, limits: &Limits) -> Vec<(u32, u64)> {

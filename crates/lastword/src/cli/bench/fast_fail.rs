@@ -1,7 +1,5 @@
 //! `lastword bench fast-fail`: programs that print to both streams and die at once, beside the same programs run bare.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,15 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use lastword_api::{Limits, Stream};
+use lastword_api::Stream;
 use lastword_store::Store;
 use serde::Serialize;
 
 use super::super::output::{print, print_json};
 use super::super::replay::Replay;
 use super::super::{FAILURE, Globals};
-use crate::execution::request::{Flush, OnOutputLimit, Program, Stdin};
-use crate::execution::{self, Cancel, Request, Sink};
+use crate::execution::{Cancel, Engine, Request, Sink};
 use crate::runtime;
 
 /// The interpreter that the sandbox finds, so that both sides run the same.
@@ -83,7 +80,8 @@ pub(super) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
 
 fn measure(args: &Args, dir: &Path) -> anyhow::Result<Figures> {
     let store = Store::open(dir).with_context(|| format!("cannot open a store in {}", dir.display()))?;
-    let bench = Bench::new(&store, dir)?;
+    let engine = Engine::new(store, dir);
+    let bench = Bench::new(&engine, dir)?;
     let progress = progress_bar(args.runs);
     let (mut ours, mut bare) = (Taken::default(), Taken::default());
     let next = AtomicU64::new(0);
@@ -101,7 +99,7 @@ fn measure(args: &Args, dir: &Path) -> anyhow::Result<Figures> {
     }
     progress.finish_and_clear();
     let mut figures = bench.seen.into_inner().unwrap_or_default();
-    bench_stored(&store, &mut figures)?;
+    bench_stored(&engine.store, &mut figures)?;
     figures.runs = args.runs;
     figures.jobs = args.jobs;
     figures.lastword = ours.rate();
@@ -131,7 +129,7 @@ fn note(figures: &mut Figures, sentence: String) {
 }
 
 struct Bench<'a> {
-    store: &'a Store,
+    engine: &'a Engine,
     script: PathBuf,
     /// What Python says of the exception, with the path in the sandbox.
     traceback: String,
@@ -146,10 +144,10 @@ fn program(n: u64) -> String {
 }
 
 impl<'a> Bench<'a> {
-    fn new(store: &'a Store, dir: &Path) -> anyhow::Result<Self> {
+    fn new(engine: &'a Engine, dir: &Path) -> anyhow::Result<Self> {
         let script = dir.join("bare.py");
         std::fs::write(&script, program(0)).with_context(|| format!("cannot write {}", script.display()))?;
-        let mut bench = Bench { store, script, traceback: String::new(), seen: Mutex::default() };
+        let mut bench = Bench { engine, script, traceback: String::new(), seen: Mutex::default() };
         let (_, stderr) = bench.run_bare()?;
         let (_, traceback) = stderr.split_once('\n').context("Python printed no traceback")?;
         bench.traceback = traceback.replace(&bench.script.display().to_string(), "/work/main.py");
@@ -174,25 +172,10 @@ impl<'a> Bench<'a> {
     }
 
     fn sandboxed(&self, n: u64) -> anyhow::Result<()> {
-        let runtime = runtime::by_name("python")?.clone();
-        let request = Request {
-            program: Program::Code { code: program(n).into_bytes() },
-            runtime: Some(runtime),
-            args: Vec::<OsString>::new(),
-            stdin: Stdin::Nothing,
-            env: Vec::new(),
-            secrets: Vec::new(),
-            cwd: None,
-            labels: BTreeMap::new(),
-            limits: Limits::default(),
-            on_output_limit: OnOutputLimit::Kill,
-            tty: false,
-            ordering: None,
-            flush: Flush::Line,
-            strict: false,
-        };
+        let runtime = runtime::by_name("python")?;
+        let request = Request::code(runtime, program(n).into_bytes());
         let mut all = All::default();
-        let execution = execution::run(self.store, request, &mut all, &Cancel::default())?;
+        let execution = self.engine.run(request, &mut all, &Cancel::default())?;
         let stored = self.stored(execution.id)?;
         let ended = (execution.status.name(), execution.exit_code) == ("failed", Some(1));
         let exact = execution.transcript.ordering == Some(lastword_api::Ordering::Exact);
@@ -210,7 +193,7 @@ impl<'a> Bench<'a> {
     /// What the store gives back, which is not what was shown on the way there.
     fn stored(&self, id: uuid::Uuid) -> anyhow::Result<All> {
         let mut all = All::default();
-        let mut transcript = self.store.transcript(id)?;
+        let mut transcript = self.engine.store.transcript(id)?;
         let _ = Replay::default().read_on(&mut transcript, &mut |record| {
             record.to_sink(&mut all);
             ControlFlow::Continue(())

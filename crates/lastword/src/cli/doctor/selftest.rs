@@ -1,6 +1,5 @@
 //! The self-test: programs that end in every way there is, each checked to the byte.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Instant;
 
@@ -10,8 +9,8 @@ use lastword_store::Store;
 use serde::Serialize;
 
 use crate::backend::native::Machine;
-use crate::execution::request::{Flush, OnOutputLimit, Program, Stdin};
-use crate::execution::{self, Cancel, Request, Sink};
+use crate::execution::request::{Flush, Program};
+use crate::execution::{Cancel, Engine, Request, Sink};
 
 /// One program of the test.
 struct Case {
@@ -105,8 +104,9 @@ fn cases() -> Vec<Case> {
 pub(super) fn run() -> anyhow::Result<Vec<Row>> {
     let dir = std::env::temp_dir().join(format!("lastword-doctor-{}", std::process::id()));
     let store = Store::open(&dir).with_context(|| format!("cannot open a store in {}", dir.display()))?;
-    let rows = cases().iter().filter(|case| possible(case)).map(|case| one(&store, case)).collect();
-    drop(store);
+    let engine = Engine::new(store, &dir);
+    let rows = cases().iter().filter(|case| possible(case)).map(|case| one(&engine, case)).collect();
+    drop(engine);
     let _ = std::fs::remove_dir_all(&dir);
     Ok(rows)
 }
@@ -126,26 +126,12 @@ impl Sink for Together {
     fn dropped(&mut self, _: Stream, _: i64, _: u64, _: u64) {}
 }
 
-fn one(store: &Store, case: &Case) -> Row {
-    let request = Request {
-        program: Program::Command { argv: ["sh", "-c", case.script].map(OsString::from).into() },
-        runtime: None,
-        args: Vec::new(),
-        stdin: Stdin::Nothing,
-        env: Vec::new(),
-        secrets: Vec::new(),
-        cwd: None,
-        labels: BTreeMap::new(),
-        limits: case.limits.clone(),
-        on_output_limit: OnOutputLimit::Kill,
-        tty: false,
-        ordering: None,
-        flush: Flush::Off,
-        strict: false,
-    };
+fn one(engine: &Engine, case: &Case) -> Row {
+    let program = Program::Command { argv: ["sh", "-c", case.script].map(OsString::from).into() };
+    let request = Request { limits: case.limits.clone(), flush: Flush::Off, ..Request::new(program) };
     let start = Instant::now();
     let mut together = Together::default();
-    let result = execution::run(store, request, &mut together, &Cancel::default());
+    let result = engine.run(request, &mut together, &Cancel::default());
     let ms = start.elapsed().as_secs_f64() * 1e3;
     let execution = match result {
         Ok(execution) => execution,
@@ -174,7 +160,7 @@ fn one(store: &Store, case: &Case) -> Row {
         )
     } else if case.output.is_some_and(|expected| expected != together.0) {
         Some(format!("it wrote \"{}\"", together.0.escape_ascii()))
-    } else if store.verify(execution.id).is_ok_and(|verdict| verdict.problems.is_empty()) {
+    } else if engine.store.verify(execution.id).is_ok_and(|verdict| verdict.problems.is_empty()) {
         None
     } else {
         Some("the stored transcript doesn't verify".into())

@@ -15,7 +15,9 @@ use crate::cli::values;
 #[command(
     override_usage = "lastword run [OPTIONS] FILE [ARG]...\n       \
                       lastword run [OPTIONS] --runtime NAME -c CODE [ARG]...\n       \
-                      lastword run [OPTIONS] -- COMMAND [ARG]...",
+                      lastword run [OPTIONS] -- COMMAND [ARG]...\n       \
+                      lastword run [OPTIONS] --image IMAGE\n       \
+                      lastword run [OPTIONS] --request FILE|-",
     after_help = "\
 Exit code: the program's own, and
   128+n  signal n ended it
@@ -33,15 +35,22 @@ Examples:
   lastword run --runtime python -c 'print(1)'
   lastword run --timeout 5s --memory 256MiB -- grep -r needle /usr/share/dict
   lastword run --json script.py | jq .transcript
-  lastword run --stdin data.txt --env LANG=C --label job=nightly script.sh"
+  lastword run --stdin data.txt --env LANG=C --label job=nightly script.sh
+  lastword run --dir project --out 'plots/*.png:.' project/main.py
+  lastword run --venv ~/numpy --ro ~/data:/data train.py /data
+  lastword run --image python.tar -- python3 -V"
 )]
 pub(crate) struct Args {
     /// The file and its arguments; behind -- a command and its arguments
-    #[arg(value_name = "FILE|COMMAND", trailing_var_arg = true, required_unless_present = "code")]
+    #[arg(value_name = "FILE|COMMAND", trailing_var_arg = true,
+          required_unless_present_any = ["code", "image", "request"])]
     pub(crate) target: Vec<OsString>,
     /// The code itself; needs --runtime
     #[arg(short, value_name = "CODE", requires = "runtime", allow_hyphen_values = true)]
     pub(crate) code: Option<OsString>,
+    /// The whole request as JSON, as the HTTP API takes it; - is stdin
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["target", "code", "runtime", "image"])]
+    pub(crate) request: Option<PathBuf>,
     /// What runs it [default: from the file's extension or its #! line]
     #[arg(long, value_name = "NAME")]
     pub(crate) runtime: Option<String>,
@@ -54,6 +63,8 @@ pub(crate) struct Args {
     pub(crate) given: GivenArgs,
     #[command(flatten)]
     pub(crate) capture: CaptureArgs,
+    #[command(flatten)]
+    pub(crate) keeps: OutArgs,
     #[command(flatten)]
     pub(crate) says: SaysArgs,
     #[command(flatten)]
@@ -103,6 +114,21 @@ pub(crate) struct GivenArgs {
     /// What it reads on stdin; - is our own [default: nothing]
     #[arg(long, value_name = "FILE|-")]
     pub(crate) stdin: Option<PathBuf>,
+    /// Copy a file into the sandbox, into /work unless DST says where
+    #[arg(long, value_name = "SRC[:DST]")]
+    pub(crate) file: Vec<OsString>,
+    /// Copy all that is in a directory into /work
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Vec<PathBuf>,
+    /// Show a file or directory in the sandbox, read-only and without copying it
+    #[arg(long, value_name = "SRC[:DST]")]
+    pub(crate) ro: Vec<OsString>,
+    /// Run with this Python virtual environment
+    #[arg(long, value_name = "DIR")]
+    pub(crate) venv: Option<PathBuf>,
+    /// A flag for the compiler, like --compile-flag=-std=c++20
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    pub(crate) compile_flag: Vec<OsString>,
     /// Set a variable; KEY alone takes the value from our environment
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) env: Vec<OsString>,
@@ -130,6 +156,15 @@ pub(crate) struct CaptureArgs {
     /// When its own buffers go out, where the runtime can be helped
     #[arg(long, value_enum, default_value_t = FlushArg::Line)]
     pub(crate) flush: FlushArg,
+}
+
+/// What is kept of its files.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Files out")]
+pub(crate) struct OutArgs {
+    /// Keep the files that match GLOB (like plots/*.png or out/**), and copy them to DIR
+    #[arg(long, value_name = "GLOB:DIR")]
+    pub(crate) out: Vec<OsString>,
 }
 
 /// What we say.
@@ -160,16 +195,9 @@ pub(crate) struct LaterArgs {
     /// Network that it can reach: none
     #[arg(long, default_value = "none")]
     pub(crate) network: String,
-    #[arg(long, hide = true)]
-    pub(crate) image: Option<OsString>,
-    #[arg(long, hide = true)]
-    pub(crate) file: Option<OsString>,
-    #[arg(long, hide = true)]
-    pub(crate) dir: Option<OsString>,
-    #[arg(long, hide = true)]
-    pub(crate) ro: Option<OsString>,
-    #[arg(long, hide = true)]
-    pub(crate) out: Option<OsString>,
+    /// Root of the sandbox: a registry's image, a file of docker save, or an OCI layout [default: this machine's /usr]
+    #[arg(long)]
+    pub(crate) image: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) container_runtime: Option<OsString>,
     #[arg(long, hide = true)]

@@ -1,7 +1,9 @@
 //! `lastword run`
 
 mod args;
+mod files;
 mod request;
+mod venv;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,18 +24,18 @@ use super::output::print_json;
 use super::print::Printer;
 use super::replay::Collector;
 use super::{Globals, summary};
-use crate::execution::{self, Cancel, Sink};
+use crate::execution::{Cancel, Sink};
 
 pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
     let after_dashes = stands_behind_dashes(std::env::args_os(), args.target.len());
     let request = request(&args, after_dashes)?;
-    let store = globals.open_store()?;
+    let engine = globals.open_engine()?;
     let cancel = Arc::new(Cancel::default());
     let interrupted = cancel_on_signals(&cancel)?;
     if args.says.json {
         let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
         let mut sink = Announced { sink: &mut collector, verbose: args.says.verbose };
-        let mut execution = execution::run(&store, request, &mut sink, &cancel)?;
+        let mut execution = engine.run(request, &mut sink, &cancel)?;
         execution.inline = Some(collector.into_inline());
         print_json(&execution)?;
         say_summary(&execution, &args.says);
@@ -41,7 +43,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
     }
     let mut printer = Printer::new(args.says.timestamps);
     let mut sink = Announced { sink: &mut printer, verbose: args.says.verbose };
-    let execution = execution::run(&store, request, &mut sink, &cancel)?;
+    let execution = engine.run(request, &mut sink, &cancel)?;
     say_summary(&execution, &args.says);
     let signal = Some(interrupted.load(Ordering::SeqCst)).filter(|signal| *signal != 0);
     let outcome = outcome(&execution, signal);

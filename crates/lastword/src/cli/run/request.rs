@@ -12,17 +12,22 @@ use anyhow::{Context, anyhow, bail};
 use lastword_api::limits::{
     DISK_BYTES_DEFAULT, MEMORY_BYTES_DEFAULT, OUTPUT_BYTES_DEFAULT, STACK_BYTES_DEFAULT, WALL_MS_DEFAULT,
 };
-use lastword_api::{Limits, check_labels};
+use lastword_api::path::{WORK, file_path, glob_path};
+use lastword_api::request::INPUT_BYTES_MAX;
+use lastword_api::{Limits, NewExecution, check_labels};
 
 use super::args::{Args, FlushArg, LaterArgs, LimitArgs, OrderingArg, OutputLimitArg};
+use super::files::{self, Collected};
+use super::venv;
 use crate::cli::exit;
 use crate::cli::message::{Advice, AdviceError};
 use crate::execution::Request;
+use crate::execution::new::check_places;
 use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Stdin};
 use crate::runtime::{self, Runtime, Selected};
 
-/// Bytes of a program that is given as a file.
-const CODE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of a request as JSON: base64 takes a third more than its bytes, escapes take more.
+const REQUEST_BYTES_MAX: u64 = 2 * INPUT_BYTES_MAX;
 
 /// Whether the last `count` words of the command line stand behind a `--`. clap takes it away, and it decides
 /// between a file and a command. Those words are always the last ones, for nothing may follow them.
@@ -34,6 +39,24 @@ pub(crate) fn stands_behind_dashes(words: impl Iterator<Item = OsString>, count:
 
 pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request> {
     refuse_later(&args.later)?;
+    let mut request = match &args.request {
+        Some(path) => from_json(path)?,
+        None => typed(args, after_dashes)?,
+    };
+    for given in &args.given.ro {
+        request.read_only.push(files::shared(given)?);
+    }
+    if let Some(dir) = &args.given.venv {
+        venv::enter(&mut request, dir)?;
+    }
+    for out in outs(&args.keeps.out)? {
+        request.outputs.push(out.glob);
+    }
+    Ok(request)
+}
+
+/// The request as the options say it.
+fn typed(args: &Args, after_dashes: bool) -> anyhow::Result<Request> {
     let limits = limits(&args.limits);
     limits.check().map_err(|error| {
         anyhow!(
@@ -49,16 +72,27 @@ pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request
     let chosen = args.runtime.as_deref().map(runtime::by_name).transpose();
     let chosen =
         chosen.hint(format!("--runtime takes one of {}; a command goes behind --", runtime::names()))?;
-    let (program, runtime, program_args) = program(args, chosen, after_dashes)?;
-    let env = variables(&args.given.env)?;
+    let mut collected = Collected::default();
+    for dir in &args.given.dir {
+        collected.directory(dir)?;
+    }
+    for file in &args.given.file {
+        collected.file(file)?;
+    }
+    let (program, runtime, program_args) = program(args, chosen, after_dashes, &mut collected)?;
+    check_places(&collected.files).map_err(|(n, why)| {
+        anyhow!("the path {} {why}", String::from_utf8_lossy(&collected.files[n].path).escape_debug())
+    })?;
     Ok(Request {
-        program,
         runtime,
         args: program_args,
+        files: collected.files,
         stdin: stdin(args.given.stdin.as_deref())?,
-        env,
+        env: variables(&args.given.env)?,
         secrets: secrets(&args.given.secret)?,
         cwd: args.given.cwd.clone().map(absolute).transpose()?,
+        image: args.later.image.clone(),
+        compile_flags: args.given.compile_flag.clone(),
         labels,
         limits,
         on_output_limit: match args.limits.on_output_limit {
@@ -76,7 +110,53 @@ pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request
             FlushArg::Off => Flush::Off,
         },
         strict: args.strict,
+        ..Request::new(program)
     })
+}
+
+/// The request that a file, or our stdin, holds as JSON.
+fn from_json(path: &Path) -> anyhow::Result<Request> {
+    let name = if path == Path::new("-") { "stdin".into() } else { path.display().to_string() };
+    let read = |from: &mut dyn Read| -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        from.take(REQUEST_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = match name.as_str() {
+        "stdin" => read(&mut std::io::stdin().lock()),
+        _ => File::open(path).and_then(|mut file| read(&mut file)),
+    };
+    let bytes = bytes.with_context(|| format!("cannot read the request from {name}")).code(exit::USAGE)?;
+    if bytes.len() as u64 > REQUEST_BYTES_MAX {
+        return Err(anyhow!("the request in {name} is longer than {REQUEST_BYTES_MAX} bytes"))
+            .code(exit::USAGE);
+    }
+    let new: NewExecution = serde_json::from_slice(&bytes)
+        .with_context(|| format!("the request in {name} is not one"))
+        .code(exit::USAGE)?;
+    Request::from_new(new).with_context(|| format!("the request in {name} can't be taken")).code(exit::USAGE)
+}
+
+/// One `--out GLOB:DIR`.
+pub(crate) struct Out {
+    pub(crate) glob: Vec<u8>,
+    pub(crate) dir: PathBuf,
+}
+
+pub(crate) fn outs(given: &[OsString]) -> anyhow::Result<Vec<Out>> {
+    given
+        .iter()
+        .map(|text| {
+            let bytes = text.as_bytes();
+            let at = bytes.iter().rposition(|byte| *byte == b':').filter(|at| *at + 1 < bytes.len());
+            let at = at
+                .ok_or_else(|| anyhow!("--out {} names no directory", text.display()))
+                .hint("write --out 'GLOB:DIR', like --out 'plots/*.png:.'")?;
+            let glob = glob_path(&bytes[..at])
+                .map_err(|error| anyhow!("the pattern of --out {} {error}", text.display()))?;
+            Ok(Out { glob, dir: OsStr::from_bytes(&bytes[at + 1..]).into() })
+        })
+        .collect()
 }
 
 fn refuse_later(later: &LaterArgs) -> anyhow::Result<()> {
@@ -88,15 +168,7 @@ fn refuse_later(later: &LaterArgs) -> anyhow::Result<()> {
     if later.network != "none" {
         bail!("--network {} is not available yet in this version; there is none", later.network);
     }
-    let options = [
-        ("--image", &later.image),
-        ("--file", &later.file),
-        ("--dir", &later.dir),
-        ("--ro", &later.ro),
-        ("--out", &later.out),
-        ("--container-runtime", &later.container_runtime),
-        ("--key", &later.key),
-    ];
+    let options = [("--container-runtime", &later.container_runtime), ("--key", &later.key)];
     match options.iter().find(|(_, value)| value.is_some()) {
         Some((name, _)) => bail!("{name} is not available yet in this version"),
         None => Ok(()),
@@ -117,39 +189,72 @@ fn limits(args: &LimitArgs) -> Limits {
     }
 }
 
-/// What to run, with which runtime and arguments.
+/// What to run, with which runtime and arguments. The program itself becomes one of the files.
 fn program(
     args: &Args,
     chosen: Option<&'static Runtime>,
     after_dashes: bool,
+    collected: &mut Collected,
 ) -> anyhow::Result<(Program, Option<Runtime>, Vec<OsString>)> {
-    if let Some(code) = &args.code {
-        let program = Program::Code { code: code.as_bytes().to_vec() };
+    if let (Some(code), Some(runtime)) = (&args.code, chosen) {
+        let Request { program, files, .. } = Request::code(runtime, code.as_bytes().to_vec());
+        collected.files.extend(files);
         return Ok((program, chosen.cloned(), args.target.clone()));
     }
-    let Some((first, rest)) = args.target.split_first() else { bail!("there is nothing to run") };
+    let Some((first, rest)) = args.target.split_first() else {
+        if args.later.image.is_some() && chosen.is_none() {
+            return Ok((Program::Image, None, Vec::new()));
+        }
+        bail!("there is nothing to run")
+    };
     // A runtime runs files: with --runtime, -- only ends the options.
     if after_dashes && chosen.is_none() {
         return Ok((Program::Command { argv: args.target.clone() }, None, Vec::new()));
     }
     let path = PathBuf::from(first);
-    let code = read_program(&path)?;
+    let at = match among(&path, &args.given.dir) {
+        Some(target) if collected.files.iter().any(|file| file.path == target) => target,
+        _ => {
+            let file = open_program(&path)?;
+            let name = path.file_name().unwrap_or(OsStr::new("main"));
+            let target = [WORK.as_bytes(), b"/", name.as_bytes()].concat();
+            collected.add(&path, file, target.clone())?;
+            target
+        }
+    };
+    let Some(entry) = collected.files.iter_mut().find(|file| file.path == at) else {
+        bail!("there is nothing to run")
+    };
     let runtime = match chosen {
         Some(runtime) => Some(runtime.clone()),
-        None => match runtime::for_file(&path, &code).hint(undecided_hint())? {
+        None => match runtime::for_file(&path, &entry.bytes).hint(undecided_hint())? {
             Selected::Runtime(runtime) => Some(*runtime),
-            Selected::AsItIs => None,
+            Selected::AsItIs => {
+                entry.mode = 0o755;
+                None
+            }
         },
     };
-    let name = path.file_name().unwrap_or(OsStr::new("main")).to_owned();
-    Ok((Program::File { path, name, code }, runtime, rest.to_vec()))
+    Ok((Program::Entry { path: at }, runtime, rest.to_vec()))
+}
+
+/// The path in the sandbox of a program that lies in one of the directories of --dir, by its own path or by one below there.
+fn among(path: &Path, dirs: &[PathBuf]) -> Option<Vec<u8>> {
+    dirs.iter().find_map(|dir| {
+        let root = std::fs::canonicalize(dir).ok()?;
+        let real = std::fs::canonicalize(path)
+            .ok()
+            .filter(|real| real.starts_with(&root))
+            .or_else(|| std::fs::canonicalize(root.join(path)).ok())?;
+        file_path(real.strip_prefix(&root).ok()?.as_os_str().as_bytes()).ok()
+    })
 }
 
 fn undecided_hint() -> String {
     format!("name it with --runtime, one of {}; a command goes behind --", runtime::names())
 }
 
-fn read_program(path: &Path) -> anyhow::Result<Vec<u8>> {
+fn open_program(path: &Path) -> anyhow::Result<File> {
     let cannot = || format!("cannot read {}", path.display());
     let file = File::open(path).map_err(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
@@ -167,16 +272,7 @@ fn read_program(path: &Path) -> anyhow::Result<Vec<u8>> {
     if file.metadata().with_context(cannot)?.is_dir() {
         return Err(anyhow!("{} is a directory", path.display())).code(exit::NOT_EXECUTABLE);
     }
-    let mut code = Vec::new();
-    file.take(CODE_BYTES_MAX + 1).read_to_end(&mut code).with_context(cannot)?;
-    if code.len() as u64 > CODE_BYTES_MAX {
-        bail!(
-            "{} has more than {} MiB, the most that a program may have",
-            path.display(),
-            CODE_BYTES_MAX >> 20
-        );
-    }
-    Ok(code)
+    Ok(file)
 }
 
 fn stdin(path: Option<&Path>) -> anyhow::Result<Stdin> {
@@ -283,9 +379,9 @@ mod tests {
         std::fs::write(&file, "print(1)").unwrap();
         let request = asked(&["--quiet", file.to_str().unwrap(), "-x", "--json", "--", "y"]).unwrap();
         assert_eq!(request.args, ["-x", "--json", "--", "y"]);
-        assert_eq!(request.runtime.unwrap().name, "python");
-        let Program::File { name, code, .. } = request.program else { panic!("no file") };
-        assert_eq!((name.to_str(), &code[..]), (Some("a.py"), &b"print(1)"[..]));
+        assert_eq!(request.runtime.as_ref().unwrap().name, "python");
+        let entry = request.entry().unwrap();
+        assert_eq!((&entry.path[..], &entry.bytes[..]), (&b"/work/a.py"[..], &b"print(1)"[..]));
     }
 
     #[test]
@@ -299,8 +395,9 @@ mod tests {
     #[test]
     fn code_has_a_runtime_and_arguments() {
         let request = asked(&["--runtime", "py", "-c", "-1", "--", "a", "b"]).unwrap();
-        let Program::Code { code } = request.program else { panic!("no code") };
-        assert_eq!((&code[..], request.args), (&b"-1"[..], vec!["a".into(), "b".into()]));
+        let entry = request.entry().unwrap();
+        assert_eq!((&entry.path[..], &entry.bytes[..]), (&b"/work/main.py"[..], &b"-1"[..]));
+        assert_eq!(request.args, ["a", "b"]);
         assert!(sentence(&["-c", "1"]).contains("--runtime"));
     }
 
@@ -308,7 +405,7 @@ mod tests {
     fn dashes_after_a_runtime_only_end_the_options() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let request = asked(&["--runtime", "sh", "--", file.path().to_str().unwrap()]).unwrap();
-        assert!(matches!(request.program, Program::File { .. }));
+        assert!(matches!(request.program, Program::Entry { .. }));
     }
 
     #[test]
@@ -362,7 +459,12 @@ mod tests {
             (&["--backend", "docker", "--", "ls"], "docker is not available yet"),
             (&["--backend", "moon", "--", "ls"], "\"moon\""),
             (&["--network", "host", "--", "ls"], "host is not available yet"),
-            (&["--image", "x", "--", "ls"], "--image is not available yet"),
+            (&["--out", "x", "--", "ls"], "--out x names no directory"),
+            (&["--out", "/etc/*:.", "--", "ls"], "is not below /work"),
+            (&["--file", "/no/such", "--", "ls"], "cannot read /no/such"),
+            (&["--file", "/etc/passwd:../x", "--", "ls"], "has a name . or .."),
+            (&["--dir", "/etc/passwd", "--", "ls"], "not a directory"),
+            (&["--ro", "/no/such", "--", "ls"], "cannot read /no/such"),
         ] {
             let sentence = sentence(words);
             assert!(sentence.contains(named), "{words:?}: {sentence}");
