@@ -1,4 +1,6 @@
-//! One static binary, supervisor and all.
+//! One static binary, supervisor and all; and the Python wheel that holds it.
+
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -38,5 +40,16 @@ pub(crate) fn run() -> Result<()> {
         version.trim(),
         size as f64 / 1_048_576.0
     );
+    wheel(&to, &dist)
+}
+
+/// The script needs no network and no package: the wheel is a zip file with a list in it.
+fn wheel(binary: &Path, dist: &Path) -> Result<()> {
+    let script = root().join("python/build_wheel.py").display().to_string();
+    let (binary, to) = (binary.display().to_string(), dist.display().to_string());
+    let wheel = command::Step::new("python3", &[&script, &binary, &to])
+        .capture()
+        .context("can't write the wheel (it needs Python 3.11 or later)")?;
+    println!("{}", wheel.trim());
     Ok(())
 }

@@ -24,7 +24,7 @@ cargo xtask test   install what the tests need, build, run all of them; ends wit
 cargo xtask ci     fmt, clippy, deps, a short fuzz run, then test
 cargo xtask deps   licences, sources, banned crates, and what the supervisor links
 cargo xtask soak   the large counts; writes docs/soak.md
-cargo xtask dist   one static binary in dist/
+cargo xtask dist   one static binary in dist/, and the Python wheel with it inside
 cargo xtask vm     the static binary in a virtual machine with cgroup v2 and systemd";
 
 fn main() -> ExitCode {
