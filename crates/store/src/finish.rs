@@ -1,6 +1,7 @@
 //! The end of an execution: its spool's bytes go into a segment.
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
@@ -21,6 +22,8 @@ impl Store {
             State::Ended | State::Removed => return self.remove_spool(spool),
             State::Live | State::Unknown => {}
         }
+        // Before the end is: whoever sees it may ask for the files that it names.
+        self.keep_pack(spool.id, FromStart { file: &spool.file, at: 0 })?;
         let metadata = spool.file.metadata().map_err(|error| Error::io("look at", &spool.path, error))?;
         let end = End { id: spool.id, time_ns: now_ns(), meta, object };
         if metadata.len() > SMALL_TRANSCRIPT_BYTES_MAX {
@@ -104,17 +107,31 @@ fn each_chunk(spool: &Spool, mut on: impl FnMut(u64, &[u8]) -> Result<(), Error>
 }
 
 /// Reads until the buffer is full or the file ends. By place: the descriptor's offset is shared with the supervisor.
-fn fill_from(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+fn fill_from(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], at + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     Ok(filled)
+}
+
+/// Reads a spool from its first byte, by place.
+struct FromStart<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
 }
 
 struct End<'a> {

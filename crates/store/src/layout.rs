@@ -14,6 +14,10 @@ use crate::disk;
 
 pub(crate) const FORMAT: u32 = 1;
 const FORMAT_PREFIX: &str = "lastword store ";
+/// How the names of packs end, by what becomes of them.
+pub(crate) const KEPT_PACK: &str = ".pack";
+pub(crate) const OPEN_PACK: &str = ".open";
+pub(crate) const REMOVED_PACK: &str = ".removed";
 /// A format file is one short line; a longer file is something else.
 const FORMAT_BYTES_MAX: u64 = 64;
 
@@ -23,6 +27,7 @@ pub(crate) struct Layout {
     pub(crate) dir: PathBuf,
     pub(crate) spools: PathBuf,
     pub(crate) segments: PathBuf,
+    pub(crate) outputs: PathBuf,
     pub(crate) index: PathBuf,
     pub(crate) index_damaged: PathBuf,
     lock: PathBuf,
@@ -36,6 +41,7 @@ impl Layout {
             dir: dir.to_path_buf(),
             spools: dir.join("spool"),
             segments: dir.join("segments"),
+            outputs: dir.join("outputs"),
             index: dir.join("index.sqlite"),
             index_damaged: dir.join("index.damaged"),
             lock: dir.join("lock"),
@@ -46,6 +52,20 @@ impl Layout {
 
     pub(crate) fn spool(&self, id: Uuid) -> PathBuf {
         self.spools.join(format!("{id}.spool"))
+    }
+
+    pub(crate) fn pack(&self, id: Uuid) -> PathBuf {
+        self.outputs.join(format!("{id}{KEPT_PACK}"))
+    }
+
+    /// While it is filled, and until its execution ends.
+    pub(crate) fn open_pack(&self, id: Uuid) -> PathBuf {
+        self.outputs.join(format!("{id}{OPEN_PACK}"))
+    }
+
+    /// While its execution is removed.
+    pub(crate) fn removed_pack(&self, id: Uuid) -> PathBuf {
+        self.outputs.join(format!("{id}{REMOVED_PACK}"))
     }
 
     pub(crate) fn segment(&self, id: Uuid) -> PathBuf {
@@ -69,7 +89,8 @@ impl Layout {
         self.check_format()?;
         make_dir(&self.spools)?;
         make_dir(&self.segments)?;
-        for path in [&self.dir, &self.segments] {
+        make_dir(&self.outputs)?;
+        for path in [&self.dir, &self.segments, &self.outputs] {
             let synced = File::open(path).and_then(|dir| dir.sync_all());
             synced.map_err(|error| Error::io("sync", path, error))?;
         }
@@ -77,7 +98,7 @@ impl Layout {
     }
 
     fn is_made(&self) -> bool {
-        self.format.is_file() && self.spools.is_dir() && self.segments.is_dir()
+        [&self.spools, &self.segments, &self.outputs].iter().all(|dir| dir.is_dir()) && self.format.is_file()
     }
 
     fn write_format(&self) -> Result<(), Error> {

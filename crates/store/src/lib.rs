@@ -18,6 +18,7 @@ mod layout;
 pub mod limits;
 mod open;
 mod orphans;
+mod pack;
 mod recover;
 mod scan;
 mod segment;
@@ -40,8 +41,9 @@ use crate::limits::AMBIGUOUS_SHOWN_MAX;
 use crate::recover::Shelf;
 
 pub use error::Error;
+pub use pack::{OutputReader, Outputs};
 pub use transcript::Transcript;
-pub use types::{Entry, Filter, Meta, Orphan, SegmentsReport, Spool, Verdict};
+pub use types::{Entry, Filter, Meta, Orphan, Pack, SegmentsReport, Spool, Verdict};
 
 /// A data directory, open. `Send + Sync`; threads that write at the same time share one sync.
 #[derive(Debug)]
@@ -75,6 +77,13 @@ impl Store {
         spool::create(&self.shelf.layout, id)
     }
 
+    /// Makes the file that takes an execution's output files; for a supervisor to fill and to sync before it seals. After
+    /// [`Store::create_spool`], before the start. Needs no care later: [`Store::finish`] keeps it if the seal names files
+    /// in it, else removes it, and what is left of an execution that was never accepted goes with its spool.
+    pub fn create_pack(&self, id: Uuid) -> Result<Pack, Error> {
+        self.make_pack(id)
+    }
+
     /// Returns when the execution is durable and visible. [`Error::Exists`] if there is, or was, one of this id.
     pub fn accept(&self, id: Uuid, meta: &Meta, object: &[u8]) -> Result<(), Error> {
         if self.shelf.index.state(id)? != State::Unknown {
@@ -93,7 +102,7 @@ impl Store {
     }
 
     /// Moves the spool's bytes and the end into a segment; returns when they are durable and visible, and the
-    /// spool is removed. Already ended: `Ok`, and the first end stays.
+    /// spool is removed. The output files that the seal names are durable before that. Already ended: `Ok`, and the first end stays.
     ///
     /// On an error the spool stays on disk, unlocked: it is an orphan until someone ends it.
     pub fn finish(&self, spool: Spool, meta: &Meta, object: &[u8]) -> Result<(), Error> {
@@ -145,12 +154,18 @@ impl Store {
         Transcript::open(&self.shelf, id)
     }
 
+    /// The output files of an ended execution. [`Error::NotEnded`] while it runs.
+    pub fn outputs(&self, id: Uuid) -> Result<Outputs, Error> {
+        self.read_outputs(id)
+    }
+
     /// Removes an ended execution, durably. [`Error::NotEnded`] while it runs.
     pub fn remove(&self, id: Uuid) -> Result<(), Error> {
         let place = transcript::place_of(&self.shelf.index, id)?;
+        self.put_pack_aside(id)?;
         self.group.submit(finish::tombstone_job(id))?;
         transcript::punch(&self.shelf, place);
-        Ok(())
+        self.remove_pack(id)
     }
 
     /// Accepted executions that have not ended and that nobody works on. Each comes with its spool's lock, held until

@@ -24,5 +24,7 @@ pub const INDEX_BUSY_MAX: Duration = Duration::from_secs(30);
 pub const HAND_OVER_TRIES_MAX: usize = 8;
 /// Candidates named when an id prefix is ambiguous.
 pub const AMBIGUOUS_SHOWN_MAX: usize = 5;
+/// Bytes read at once of a pack, or of a transcript whose seal is looked for.
+pub const PACK_READ_BYTES: usize = 256 * 1024;
 /// A spool with more was started: before the start there is a begin block, at most one note, and a seal.
 pub const UNSTARTED_BYTES_MAX: u64 = 64 * 1024;

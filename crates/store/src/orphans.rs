@@ -19,6 +19,8 @@ impl Store {
     pub(crate) fn find_orphans(&self) -> Result<Vec<Orphan>, Error> {
         let layout = &self.shelf.layout;
         spool::tidy(layout)?;
+        // Before the spools: one that is not here now may belong to a run that begins meanwhile, and has no pack yet.
+        let packs = self.odd_packs()?;
         let mut free = Vec::new();
         for id in spool::ids(layout)? {
             // One that can't be opened, because another user ran it, must not hide the others. `verify_segments` names it.
@@ -35,7 +37,7 @@ impl Store {
         }
         self.shelf.tidy()?;
         self.shelf.catch_up()?;
-        if free.is_empty() && missing.is_empty() {
+        if free.is_empty() && missing.is_empty() && packs.is_empty() {
             return Ok(Vec::new());
         }
         let unindexed = self.shelf.unindexed()?;
@@ -49,6 +51,7 @@ impl Store {
                 (State::Unknown, None) => self.remove_if_never_started(spool)?,
             }
         }
+        self.sweep_packs(&packs, |id| unindexed.contains_key(&id))?;
         for id in missing {
             let Some((entry, None)) = self.shelf.index.get(id)? else { continue };
             if unindexed.get(&id) != Some(&true) && !layout::exists(&layout.spool(id))? {

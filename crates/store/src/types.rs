@@ -17,6 +17,15 @@ pub struct Spool {
     pub path: PathBuf,
 }
 
+/// The file that takes one run's output files. Made before the start; [`crate::Store::finish`] keeps what is in it.
+#[derive(Debug)]
+pub struct Pack {
+    pub id: Uuid,
+    /// Opened for reading and writing, empty.
+    pub file: File,
+    pub path: PathBuf,
+}
+
 /// What executions are listed and filtered by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -87,6 +96,9 @@ pub struct Verdict {
     pub transcript_bytes: u64,
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,
+    /// Output files that are here and match the seal, and their bytes.
+    pub outputs: u64,
+    pub output_bytes: u64,
     /// What contradicts what we had promised: damage on disk, or `complete` claimed and not true. A transcript that is
     /// incomplete and says so is no problem.
     pub problems: Vec<String>,

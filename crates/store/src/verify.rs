@@ -37,7 +37,11 @@ impl Store {
             Err(error @ Error::Corrupt { .. }) => verdict.problems.push(error.to_string()),
             Err(error) => return Err(error),
         }
-        judge(&entry, &verifier.finish(), &mut verdict);
+        let report = verifier.finish();
+        if let Some(seal) = &report.seal {
+            self.verify_outputs(id, seal, &mut verdict)?;
+        }
+        judge(&entry, &report, &mut verdict);
         Ok(verdict)
     }
 
@@ -82,6 +86,7 @@ impl Store {
             }
         }
         self.verify_spools(&mut report)?;
+        self.verify_packs(&mut report)?;
         Ok(report)
     }
 
