@@ -34,6 +34,8 @@
 
 mod fill;
 mod select;
+mod toolchain;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -46,6 +48,8 @@ use serde::Deserialize;
 
 pub use fill::{Given, Values, fill};
 pub use select::{Error, Selected, by_name, for_command, for_file};
+pub use toolchain::{Available, Identity, PATH, Probe, Root, available, find, identity};
+pub use versions::Versions;
 
 /// One runtime. The field's meanings are those of the keys above.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -63,6 +67,9 @@ pub struct Runtime {
     pub command: Vec<String>,
     #[serde(default)]
     pub version: Vec<String>,
+    /// No key: the version, where it is known without asking.
+    #[serde(skip)]
+    pub known_version: Option<String>,
     #[serde(default = "memory_percent_default")]
     pub memory_percent: u64,
     #[serde(default)]
