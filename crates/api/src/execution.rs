@@ -187,6 +187,14 @@ pub struct Compile {
     pub exit_code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
+    /// `base64` for a text that is not UTF-8; left out otherwise.
+    #[serde(default, skip_serializing_if = "is_utf8")]
+    pub stdout_encoding: Encoding,
+    #[serde(default, skip_serializing_if = "is_utf8")]
+    pub stderr_encoding: Encoding,
+    /// One of the two is cut: the log of the execution `id` has the rest.
+    #[serde(default)]
+    pub truncated: bool,
     /// Its result was kept from an earlier run of the same code.
     pub cached: bool,
     pub usage: Option<Usage>,

@@ -14,10 +14,12 @@
 //! The program is handed over only after the accept is durable, and a handed-over program never runs twice.
 
 pub mod cancel;
+mod compile;
 pub mod follow;
 pub mod new;
 pub mod outcome;
 pub mod prepare;
+mod probe;
 pub mod recover;
 pub mod request;
 mod unprepared;
@@ -38,6 +40,8 @@ pub use cancel::Cancel;
 use follow::Follower;
 pub use recover::recover;
 pub use request::Request;
+
+use crate::runtime::Versions;
 
 /// More than a supervisor may need around the program's time: to build, to end, to wait for a full disk, to drain, together
 /// under 80 s by its own bounds. One that needs longer is stuck.
@@ -72,14 +76,15 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Engine {
     pub store: Store,
-    /// What can be made again: images, compiled programs, versions.
+    /// What can be made again: images, compiled programs.
     cache: PathBuf,
+    versions: Versions,
 }
 
 impl Engine {
     /// `dir` is the data directory of `store`.
     pub fn new(store: Store, dir: &Path) -> Engine {
-        Engine { store, cache: dir.join("cache") }
+        Engine { store, cache: dir.join("cache"), versions: Versions::at(dir) }
     }
 
     /// Runs a request to its end.
@@ -95,9 +100,22 @@ impl Engine {
         if request.needs_preparation() {
             return self.run_prepared(execution, request, sink, cancel);
         }
-        let prepared = Prepared::nothing(machine);
+        let mut prepared = Prepared::nothing(machine);
+        execution.environment.runtime_version = self.version(&request, &prepared);
+        self.start(execution, request, &mut prepared, sink, cancel)
+    }
+
+    /// Starts what needs no more preparation, and follows it to its end.
+    fn start(
+        &self,
+        mut execution: Execution,
+        mut request: Request,
+        prepared: &mut Prepared<'_>,
+        sink: &mut dyn Sink,
+        cancel: &Cancel,
+    ) -> Result<Execution, Error> {
         let id = execution.id;
-        let planned = native::plan::plan(machine, &prepared, id.into_bytes(), &request)?;
+        let planned = native::plan::plan(Machine::get(), prepared, id.into_bytes(), &request)?;
         take_over(&mut execution, &planned);
         let spool = self.store.create_spool(id)?;
         // The sandbox is built while the accept becomes durable.
@@ -105,7 +123,7 @@ impl Engine {
             let _ = std::fs::remove_file(&spool.path);
             error
         };
-        let passed = self.passed(id, &planned, &mut request, prepared)?;
+        let passed = self.passed(id, &planned, &mut request, prepared).map_err(never_accepted)?;
         let supervisor = Supervisor::start(&planned.plan, passed, &spool.file)
             .map_err(|error| never_accepted(error.into()))?;
         execution.status = Status::Running;
@@ -134,15 +152,15 @@ impl Engine {
         self.accept(&execution)?;
         sink.accepted(id);
         let started = self
-            .prepare(&mut execution, &mut request, cancel)
+            .prepare(&mut execution, &request, cancel)
             .and_then(|prepared| {
                 let planned = native::plan::plan(machine, &prepared, id.into_bytes(), &request)
                     .map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
                 take_over(&mut execution, &planned);
                 Ok((planned, prepared))
             })
-            .map(|(planned, prepared)| -> Result<Supervisor, Error> {
-                let passed = self.passed(id, &planned, &mut request, prepared)?;
+            .map(|(planned, mut prepared)| -> Result<Supervisor, Error> {
+                let passed = self.passed(id, &planned, &mut request, &mut prepared)?;
                 let supervisor = Supervisor::start(&planned.plan, passed, &spool.file)?;
                 execution.status = Status::Running;
                 execution.retry = lastword_api::Retry { safe: false, program_started: true };
@@ -203,16 +221,25 @@ impl Engine {
     /// What goes to the supervisor beside the plan.
     fn passed(
         &self,
-        _id: Uuid,
-        _planned: &Planned,
+        id: Uuid,
+        planned: &Planned,
         request: &mut Request,
-        prepared: Prepared<'_>,
+        prepared: &mut Prepared<'_>,
     ) -> Result<Passed, Error> {
         let stdin = match std::mem::replace(&mut request.stdin, request::Stdin::Nothing) {
             request::Stdin::Fd(fd) => Some(fd),
             _ => None,
         };
-        Ok(Passed { stdin, pack: None, held: prepared.held })
+        let pack = planned.plan.outputs.as_ref().map(|_| self.store.create_pack(id)).transpose()?;
+        let pack = pack.map(|pack| pack.file.into());
+        Ok(Passed { stdin, pack, held: std::mem::take(&mut prepared.held) })
+    }
+
+    /// What runs the program, as it says of itself. Nobody waits for it twice.
+    fn version(&self, request: &Request, prepared: &Prepared<'_>) -> Option<String> {
+        let runtime = request.runtime.as_ref()?;
+        let probe = |argv: &[std::ffi::OsString]| probe::ask(prepared, argv);
+        self.versions.version(runtime, prepared.root(), Some(&probe))
     }
 
     fn accept(&self, execution: &Execution) -> Result<(), Error> {

@@ -8,8 +8,11 @@ use lastword_api::Execution;
 use lastword_frame::Cause;
 use lastword_sandbox::host::Base;
 
+use super::compile::Job;
 use super::{Cancel, Engine, Request};
-use crate::backend::native::Machine;
+use crate::backend::native::{self, Machine};
+use crate::runtime::Runtime;
+use crate::runtime::{Root, identity};
 
 /// All that a plan is made from beside the request.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct Prepared<'a> {
 /// What an image says about how to run it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageRun {
+    /// `sha256:...` of what was unpacked.
+    pub digest: String,
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
     /// `NAME=value`.
@@ -62,13 +67,70 @@ impl Unprepared {
     }
 }
 
+impl Prepared<'_> {
+    pub(super) fn root(&self) -> Root<'_> {
+        match &self.image {
+            Some(image) => Root::Image { base: &self.base, digest: &image.digest },
+            None => Root::Host(&self.base),
+        }
+    }
+}
+
 impl Engine {
+    /// Gets what the request needs, and writes down in the execution what was found.
     pub(super) fn prepare(
         &self,
-        _execution: &mut Execution,
-        _request: &mut Request,
-        _cancel: &Cancel,
+        execution: &mut Execution,
+        request: &Request,
+        cancel: &Cancel,
     ) -> Result<Prepared<'static>, Unprepared> {
-        Ok(Prepared::nothing(Machine::get()))
+        let machine = Machine::get();
+        let mut prepared = match &request.image {
+            Some(name) => self.with_image(execution, name)?,
+            None => Prepared::nothing(machine),
+        };
+        execution.environment.runtime_version = self.version(request, &prepared);
+        if let (Some(runtime), Some(_)) = (&request.runtime, request.entry())
+            && runtime.compile.is_some()
+        {
+            self.with_build(execution, request, runtime, &mut prepared, cancel)?;
+        }
+        Ok(prepared)
+    }
+
+    fn with_image(&self, _execution: &mut Execution, name: &str) -> Result<Prepared<'static>, Unprepared> {
+        let message = format!("{name}: images are not available yet in this version");
+        Err(Unprepared { cause: Cause::ImageUnavailable { message } })
+    }
+
+    fn with_build(
+        &self,
+        execution: &mut Execution,
+        request: &Request,
+        runtime: &Runtime,
+        prepared: &mut Prepared<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Unprepared> {
+        let limits = runtime.compile.as_ref().map(|compile| compile.limits()).unwrap_or_default();
+        let values = native::plan::values(request, runtime, &limits);
+        let Some(command) = runtime.compile_command(&values) else { return Ok(()) };
+        let toolchain = identity(prepared.root(), runtime);
+        let job = Job {
+            runtime,
+            command,
+            files: &request.files,
+            toolchain: toolchain.as_bytes(),
+            strict: request.strict,
+        };
+        let built = self.compile(&job, execution, prepared, cancel)?;
+        execution.compile = Some(built.compile);
+        match built.dir {
+            Some(dir) => {
+                prepared.build = Some(dir);
+                prepared.held.push(built.lock);
+                Ok(())
+            }
+            None => Err(Unprepared { cause: Cause::CompileFailed }),
+        }
     }
 }

@@ -89,7 +89,7 @@ impl Request {
 
     /// It needs more than a look at this machine before it can start: an image, or a compile step.
     pub fn needs_preparation(&self) -> bool {
-        self.image.is_some()
+        self.image.is_some() || self.runtime.as_ref().is_some_and(|runtime| runtime.compile.is_some())
     }
 }
 

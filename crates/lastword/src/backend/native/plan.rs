@@ -13,7 +13,7 @@ use lastword_sandbox::cgroup::layout::GroupLimits;
 use lastword_sandbox::host::Kind;
 use lastword_sandbox::plan::{self, Capture, Filters, Identity, Outputs, Plan};
 use lastword_sandbox::root::{self, BUILD, HELP, NewFile, ReadOnly, Wish};
-use lastword_sandbox::seccomp;
+use lastword_sandbox::{seccomp, sys};
 
 use super::Machine;
 use crate::execution::prepare::Prepared;
@@ -75,9 +75,9 @@ pub fn plan(
     request: &Request,
 ) -> Result<Planned, Refused> {
     let limits = in_force(request);
-    let surroundings = surroundings(prepared, request);
+    let surroundings = surroundings(prepared, request, &limits);
     let env = environment(prepared, request, &surroundings);
-    let argv = command_line(prepared, request)?;
+    let argv = command_line(prepared, request, &limits)?;
     let cwd = working_directory(prepared, request);
     let wish = Wish {
         scratch_bytes: limits.disk_bytes,
@@ -246,7 +246,23 @@ fn read_only(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<ReadOnly>
     Ok(all)
 }
 
-fn surroundings(prepared: &Prepared<'_>, request: &Request) -> Surroundings {
+/// What a runtime's placeholders stand for, under these limits.
+pub fn values(request: &Request, runtime: &Runtime, limits: &Limits) -> runtime::Values {
+    let path = |path: &[u8]| PathBuf::from(OsString::from_vec(path.to_vec()));
+    let entry = request.entry();
+    let file = entry.map(|entry| path(&entry.path)).unwrap_or_default();
+    let files: Vec<PathBuf> = request.files.iter().map(|file| path(&file.path)).collect();
+    runtime.values(&runtime::Given {
+        file: &file,
+        code: entry.map(|entry| &entry.bytes[..]).unwrap_or_default(),
+        files: &files,
+        flags: &request.compile_flags,
+        limits,
+        cpus: sys::online_cpus(),
+    })
+}
+
+fn surroundings(prepared: &Prepared<'_>, request: &Request, limits: &Limits) -> Surroundings {
     let runtime = request.runtime.as_ref().unwrap_or_else(|| match &request.program {
         Program::Command { argv } => runtime::for_command(argv),
         _ => runtime::command(),
@@ -255,16 +271,20 @@ fn surroundings(prepared: &Prepared<'_>, request: &Request) -> Surroundings {
     // A 32-bit program can't load a 64-bit helper library; the loader would say so on its stderr.
     let is_32_bit = request.entry().is_some_and(|file| file.bytes.starts_with(b"\x7fELF\x01"));
     let flush = if is_32_bit { Flush::Off } else { request.flush };
-    runtime.surroundings(&request.env, flush, has)
+    runtime.surroundings_with(&values(request, runtime, limits), &request.env, flush, has)
 }
 
-fn command_line(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<OsString>, Refused> {
+fn command_line(
+    prepared: &Prepared<'_>,
+    request: &Request,
+    limits: &Limits,
+) -> Result<Vec<OsString>, Refused> {
     match &request.program {
         Program::Command { argv } => Ok(argv.iter().chain(&request.args).cloned().collect()),
         Program::Entry { path } => {
             let path = OsString::from_vec(path.clone());
             Ok(match &request.runtime {
-                Some(runtime) => entry_command(runtime, path, &request.args),
+                Some(runtime) => runtime.command_line(&values(request, runtime, limits), &request.args),
                 None => [path].into_iter().chain(request.args.iter().cloned()).collect(),
             })
         }
@@ -278,10 +298,6 @@ fn command_line(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<OsStri
             if argv.is_empty() { Err(Refused::NoCommand) } else { Ok(argv) }
         }
     }
-}
-
-fn entry_command(runtime: &Runtime, path: OsString, args: &[OsString]) -> Vec<OsString> {
-    runtime.argv(&path, args)
 }
 
 fn help_file(file: &HelperFile) -> Option<(String, String, plan::Bytes)> {

@@ -1,0 +1,473 @@
+//! The compile step of a runtime that has one, and the cache of what it made.
+//!
+//! ```text
+//!   key -> lock shared -> there? ----------------------------------------------> use it (the supervisor keeps the lock)
+//!                          \-> lock exclusive -> there now? -> use it
+//!                                                 \-> compile in a sandbox of its own -> unpack, sync, rename -> use it
+//! ```
+//! A compile step is an execution like any other: accepted, sealed, kept, with its own limits, and found by its id. It sees the
+//! files, the flags and the compiler, and nothing else; all three are in the key, with everything else that can change what
+//! comes out. A compiler that ended by itself is believed, also when it said no: the same code would get the same answer.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use lastword_api::path::file_path;
+use lastword_api::{Compile, Encoding, Execution, Reason, Status, output_text};
+use lastword_frame::Cause;
+use lastword_sandbox::root::BUILD;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::prepare::{Prepared, Unprepared};
+use super::request::{Flush, InputFile, OrderingWish, Program};
+use super::{Cancel, Engine, Request, Sink};
+use crate::runtime::{CompileCommand, Runtime};
+
+/// What the key is made with: a change here makes all that was compiled before unknown.
+const KEY_CONTEXT: &str = "lastword compile cache 2026-11 v1";
+/// Bytes of each stream that the execution object carries; the compile step's own log has all.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// What compiled programs may take on disk before the ones that were used least recently go.
+const CACHE_BYTES_MAX: u64 = 2 << 30;
+/// How often somebody who waits for another's compile step looks whether it has ended, or was cancelled itself.
+const LOOK: Duration = Duration::from_millis(20);
+/// The label of a compile step, and of the execution that it was done for.
+const STEP_LABEL: &str = "lastword.step";
+const FOR_LABEL: &str = "lastword.for";
+const MODE: u32 = 0o755;
+
+/// What a compile step made.
+pub(super) struct Built {
+    /// On the host, to be seen at /build; `None` if the compiler said no.
+    pub(super) dir: Option<PathBuf>,
+    /// While it is held nobody removes the directory.
+    pub(super) lock: OwnedFd,
+    pub(super) compile: Compile,
+}
+
+/// One entry of the cache, as it stands on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    compile: Compile,
+    bytes: u64,
+}
+
+/// What a compile step is made from.
+pub(super) struct Job<'a> {
+    pub(super) runtime: &'a Runtime,
+    pub(super) command: CompileCommand,
+    pub(super) files: &'a [InputFile],
+    /// Compiler and system, as [`crate::runtime::identity`] tells them apart.
+    pub(super) toolchain: &'a [u8],
+    pub(super) strict: bool,
+}
+
+impl Job<'_> {
+    /// The digest of everything that can change the result.
+    fn key(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
+        // Each field with its length before it: no two lists can run into one another.
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(std::env::consts::ARCH.as_bytes());
+        field(self.runtime.name.as_bytes());
+        field(self.toolchain);
+        field(&(self.command.argv.len() as u64).to_le_bytes());
+        self.command.argv.iter().for_each(|word| field(word.as_bytes()));
+        field(&(self.command.env.len() as u64).to_le_bytes());
+        for (name, value) in &self.command.env {
+            field(name.as_bytes());
+            field(value.as_bytes());
+        }
+        let mut files: Vec<&InputFile> = self.files.iter().collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        for file in files {
+            field(&file.path);
+            field(&file.mode.to_le_bytes());
+            field(&file.bytes);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+impl Engine {
+    /// The result of a compile step: an earlier one of the same code, or a new one.
+    pub(super) fn compile(
+        &self,
+        job: &Job<'_>,
+        parent: &Execution,
+        prepared: &mut Prepared<'_>,
+        cancel: &Cancel,
+    ) -> Result<Built, Unprepared> {
+        let cache = Cache::open(&self.cache.join("compile")).map_err(|error| error.unprepared())?;
+        let place = cache.place(&job.key());
+        let lock = cache.lock(&place, cancel).map_err(|error| error.unprepared())?;
+        if let Some(built) = cache.find(&place, lock).map_err(|error| error.unprepared())? {
+            match built {
+                Found::Built(built) => return Ok(*built),
+                Found::Nothing(lock) => {
+                    return self.build(job, parent, prepared, cancel, &cache, &place, lock);
+                }
+            }
+        }
+        Err(Unprepared { cause: Cause::Cancelled })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the step's inputs, its place, and who may stop it")]
+    fn build(
+        &self,
+        job: &Job<'_>,
+        parent: &Execution,
+        prepared: &mut Prepared<'_>,
+        cancel: &Cancel,
+        cache: &Cache,
+        place: &Place,
+        lock: File,
+    ) -> Result<Built, Unprepared> {
+        let mut said = Said::default();
+        prepared.compiling = true;
+        let ended = self.run_step(job, parent, prepared, &mut said, cancel);
+        prepared.compiling = false;
+        let step = ended.map_err(|error| unavailable(error.to_string()))?;
+        if step.status == Status::Cancelled {
+            return Err(Unprepared { cause: Cause::Cancelled });
+        }
+        if step.status == Status::Error {
+            let why = step.problem.map(|problem| problem.message).unwrap_or_default();
+            return Err(unavailable(why));
+        }
+        if let Some(refused) = step.outputs_refused.first() {
+            return Err(unavailable(format!(
+                "what the compiler made can't be kept: {}: {}",
+                refused.path, refused.reason
+            )));
+        }
+        let compile = said.into_compile(&step);
+        let worth_keeping = step.reason == Some(Reason::Exit) && step.is_complete();
+        if !worth_keeping {
+            // Out of time or memory: the next try may have more luck.
+            return Ok(Built { dir: None, lock: lock.into(), compile });
+        }
+        let kept = self.keep(cache, place, &step, compile.clone());
+        kept.map_err(|error| error.unprepared())?;
+        let dir = (step.status == Status::Succeeded).then(|| place.build());
+        let lock = cache.share(lock, place).map_err(|error| error.unprepared())?;
+        Ok(Built { dir, lock: lock.into(), compile })
+    }
+
+    fn run_step(
+        &self,
+        job: &Job<'_>,
+        parent: &Execution,
+        prepared: &mut Prepared<'_>,
+        said: &mut Said,
+        cancel: &Cancel,
+    ) -> Result<Execution, super::Error> {
+        let CompileCommand { argv, env } = job.command.clone();
+        let mut request = Request::new(Program::Command { argv });
+        request.env = env;
+        request.files = job.files.to_vec();
+        request.cwd = Some(lastword_api::path::WORK.into());
+        request.outputs = vec![[BUILD, "/**"].concat().into_bytes()];
+        request.flush = Flush::Off;
+        // Compilers write much and say little: exact order would only cost.
+        request.ordering = Some(OrderingWish::Arrival);
+        request.strict = job.strict;
+        if let Some(compile) = &job.runtime.compile {
+            request.limits = compile.limits();
+        }
+        request.labels.insert(STEP_LABEL.into(), "compile".into());
+        request.labels.insert(FOR_LABEL.into(), parent.id.to_string());
+        let mut execution = super::begin(crate::backend::native::Machine::get(), &mut request);
+        execution.runtime = Some(job.runtime.name.clone());
+        execution.image.clone_from(&parent.image);
+        self.start(execution, request, prepared, said, cancel)
+    }
+
+    /// Puts the step's result where the next one finds it: whole and on disk, or not at all.
+    fn keep(
+        &self,
+        cache: &Cache,
+        place: &Place,
+        step: &Execution,
+        compile: Compile,
+    ) -> Result<(), CacheError> {
+        let draft = cache.draft(place)?;
+        let build = draft.join(BUILD_DIR);
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CacheError::Io { path, source }
+        };
+        make_directory(&build)?;
+        let outputs = self
+            .store
+            .outputs(step.id)
+            .map_err(|error| CacheError::Io { path: build.clone(), source: io::Error::other(error) })?;
+        let mut bytes = 0;
+        for (index, output) in outputs.files().iter().enumerate() {
+            let Some(path) = below_build(&output.path) else { continue };
+            let path = build.join(path);
+            if let Some(parent) = path.parent() {
+                make_directory(parent)?;
+            }
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(MODE)
+                .open(&path)
+                .map_err(failed(&path))?;
+            if let Some(mut from) = outputs.open(index) {
+                bytes += io::copy(&mut from, &mut file).map_err(failed(&path))?;
+            }
+        }
+        let entry = serde_json::to_vec(&Entry { compile, bytes })
+            .map_err(|error| CacheError::Io { path: draft.clone(), source: error.into() })?;
+        let path = draft.join(ENTRY_FILE);
+        fs::write(&path, entry).map_err(failed(&path))?;
+        let dir = File::open(&draft).map_err(failed(&draft))?;
+        // All of the draft at once, before its name says that it is whole.
+        rustix::fs::syncfs(&dir).map_err(|error| failed(&draft)(error.into()))?;
+        fs::rename(&draft, &place.dir).map_err(failed(&place.dir))?;
+        cache.make_room()
+    }
+}
+
+fn unavailable(why: String) -> Unprepared {
+    Unprepared::new("compile", why)
+}
+
+/// The path below /build of an output file; sealed paths come from the sandbox.
+fn below_build(path: &[u8]) -> Option<PathBuf> {
+    let below = path.strip_prefix(BUILD.as_bytes())?.strip_prefix(b"/")?;
+    file_path(below).ok()?;
+    Some(PathBuf::from(OsStr::from_bytes(below)))
+}
+
+const ENTRY_FILE: &str = "entry.json";
+const BUILD_DIR: &str = "build";
+const DRAFT: &str = ".new";
+const LOCK: &str = ".lock";
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CacheError {
+    #[error("the cache of compiled programs: {}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl CacheError {
+    fn unprepared(&self) -> Unprepared {
+        let CacheError::Io { source, .. } = self;
+        unavailable(format!("{self}: {source}"))
+    }
+}
+
+/// Where one entry lies.
+struct Place {
+    dir: PathBuf,
+    lock: PathBuf,
+}
+
+impl Place {
+    fn build(&self) -> PathBuf {
+        self.dir.join(BUILD_DIR)
+    }
+}
+
+enum Found {
+    Built(Box<Built>),
+    /// It is ours to make: the lock is exclusive.
+    Nothing(File),
+}
+
+struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    fn open(dir: &Path) -> Result<Cache, CacheError> {
+        make_directory(dir)?;
+        Ok(Cache { dir: dir.to_owned() })
+    }
+
+    fn place(&self, key: &str) -> Place {
+        Place { dir: self.dir.join(key), lock: self.dir.join(format!("{key}{LOCK}")) }
+    }
+
+    /// The entry's lock, shared if the entry is there, else exclusive; `None` if a cancel came first.
+    fn lock(&self, place: &Place, cancel: &Cancel) -> Result<Option<File>, CacheError> {
+        loop {
+            if cancel.is_asked() {
+                return Ok(None);
+            }
+            let there = place.dir.join(ENTRY_FILE).exists();
+            let how = match there {
+                true => FlockOperation::NonBlockingLockShared,
+                false => FlockOperation::NonBlockingLockExclusive,
+            };
+            let file = open_lock(place)?;
+            match flock(&file, how) {
+                Ok(()) if is_at(&file, &place.lock) && there == place.dir.join(ENTRY_FILE).exists() => {
+                    return Ok(Some(file));
+                }
+                // It was made, or removed, while we took the lock.
+                Ok(()) => {}
+                // Somebody compiles the same right now: wait for them rather than do it twice.
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOOK),
+                Err(error) => return Err(CacheError::Io { path: place.lock.clone(), source: error.into() }),
+            }
+        }
+    }
+
+    fn find(&self, place: &Place, lock: Option<File>) -> Result<Option<Found>, CacheError> {
+        let Some(lock) = lock else { return Ok(None) };
+        let path = place.dir.join(ENTRY_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Found::Nothing(lock))),
+            Err(source) => return Err(CacheError::Io { path, source }),
+        };
+        let entry: Entry =
+            serde_json::from_slice(&text).map_err(|error| CacheError::Io { path, source: error.into() })?;
+        // What was used last goes last.
+        if let Ok(file) = File::open(&place.lock) {
+            let _ = file.set_modified(SystemTime::now());
+        }
+        let succeeded = entry.compile.status == Status::Succeeded;
+        Ok(Some(Found::Built(Box::new(Built {
+            dir: succeeded.then(|| place.build()),
+            lock: lock.into(),
+            compile: Compile { cached: true, ..entry.compile },
+        }))))
+    }
+
+    /// An empty directory to make the entry in. We hold the lock: what a killed one left is nobody's.
+    fn draft(&self, place: &Place) -> Result<PathBuf, CacheError> {
+        let draft = place.dir.with_extension(&DRAFT[1..]);
+        match fs::remove_dir_all(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CacheError::Io { path: draft, source: error });
+            }
+            _ => {}
+        }
+        make_directory(&draft)?;
+        Ok(draft)
+    }
+
+    /// From exclusive to shared. The kernel may let somebody in between, who can only have removed the entry.
+    fn share(&self, lock: File, place: &Place) -> Result<File, CacheError> {
+        let failed = |error: io::Error| CacheError::Io { path: place.lock.clone(), source: error };
+        flock(&lock, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
+        if place.dir.join(ENTRY_FILE).exists() {
+            return Ok(lock);
+        }
+        Err(failed(io::Error::other("the entry was removed before it was used; try again")))
+    }
+
+    /// Removes what was used least recently until the rest is within bounds. What is in use stays.
+    fn make_room(&self) -> Result<(), CacheError> {
+        let failed = |source| CacheError::Io { path: self.dir.clone(), source };
+        let mut entries = Vec::new();
+        let mut total = 0;
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(key) = name.to_str().and_then(|name| name.strip_suffix(LOCK)) else { continue };
+            let place = self.place(key);
+            let Ok(text) = fs::read(place.dir.join(ENTRY_FILE)) else { continue };
+            let Ok(entry) = serde_json::from_slice::<Entry>(&text) else { continue };
+            let used = fs::metadata(&place.lock).and_then(|metadata| metadata.modified());
+            total += entry.bytes;
+            entries.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.bytes, place));
+        }
+        entries.sort_by_key(|(used, ..)| *used);
+        for (_, bytes, place) in entries {
+            if total <= CACHE_BYTES_MAX {
+                break;
+            }
+            if remove(&place) {
+                total -= bytes;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// False: it is in use, or somebody else was faster.
+fn remove(place: &Place) -> bool {
+    let Ok(lock) = open_lock(place) else { return false };
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&lock, &place.lock) {
+        return false;
+    }
+    let removed = fs::remove_dir_all(&place.dir).is_ok();
+    let _ = fs::remove_file(&place.lock);
+    removed
+}
+
+fn open_lock(place: &Place) -> Result<File, CacheError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(&place.lock).map_err(|source| CacheError::Io { path: place.lock.clone(), source })
+}
+
+/// The file is still the one of that name: who removes an entry removes its lock, too.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+        _ => false,
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), CacheError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(MODE).create(path);
+    made.map_err(|source| CacheError::Io { path: path.to_owned(), source })
+}
+
+/// The beginning of what the compiler said.
+#[derive(Default)]
+struct Said {
+    streams: [Vec<u8>; 2],
+    cut: bool,
+}
+
+impl Sink for Said {
+    fn record(&mut self, stream: lastword_api::Stream, _: i64, _: u64, bytes: &[u8]) {
+        let kept = &mut self.streams[lastword_frame::Stream::from(stream).index()];
+        let room = INLINE_BYTES_MAX.saturating_sub(kept.len()).min(bytes.len());
+        kept.extend_from_slice(&bytes[..room]);
+        self.cut |= room < bytes.len();
+    }
+
+    fn dropped(&mut self, _: lastword_api::Stream, _: i64, _: u64, _: u64) {
+        self.cut = true;
+    }
+}
+
+impl Said {
+    fn into_compile(self, step: &Execution) -> Compile {
+        let text = |bytes: &[u8]| -> (String, Encoding) { output_text(bytes) };
+        let (stdout, stdout_encoding) = text(&self.streams[0]);
+        let (stderr, stderr_encoding) = text(&self.streams[1]);
+        Compile {
+            id: Some(step.id),
+            status: step.status,
+            reason: step.reason,
+            exit_code: step.exit_code,
+            stdout,
+            stderr,
+            stdout_encoding,
+            stderr_encoding,
+            truncated: self.cut,
+            cached: false,
+            usage: step.usage.clone(),
+        }
+    }
+}
