@@ -35,6 +35,7 @@
 mod fill;
 mod select;
 mod toolchain;
+pub mod venv;
 mod versions;
 
 use std::collections::BTreeMap;

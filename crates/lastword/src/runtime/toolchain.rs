@@ -165,7 +165,12 @@ pub fn find(root: Root<'_>, command: &OsStr) -> Option<PathBuf> {
     if command.as_bytes().contains(&b'/') {
         return executable(Path::new(command));
     }
-    PATH.split(':').find_map(|dir| executable(&Path::new(dir).join(command)))
+    PATH.split(':').find_map(|dir| {
+        let path = Path::new(dir).join(command);
+        // Most directories don't have it: they cost one look and not one per component.
+        fs::symlink_metadata(root.real(&path)?).ok()?;
+        executable(&path)
+    })
 }
 
 impl Root<'_> {
