@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod enter;
+pub mod glob;
 pub mod host;
 pub mod init;
 pub mod limits;
