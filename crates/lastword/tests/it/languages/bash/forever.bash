@@ -1,0 +1,4 @@
+echo started
+while :; do
+    sleep 3600
+done

@@ -1,0 +1,2 @@
+echo "last line"
+kill -KILL $$

@@ -1,0 +1,9 @@
+#include <stdio.h>
+#include <unistd.h>
+
+int main(void) {
+    printf("started\n");
+    for (;;) {
+        pause();
+    }
+}

@@ -1,0 +1,6 @@
+#include <iostream>
+
+int main() {
+    std::cout << "hello from stdout\n";
+    std::cerr << "hello from stderr\n";
+}

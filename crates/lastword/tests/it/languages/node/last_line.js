@@ -1,0 +1,3 @@
+console.log("last line");
+process.kill(process.pid, "SIGKILL");
+for (;;);

@@ -1,0 +1,2 @@
+print "started\n";
+sleep 3600 while 1;

@@ -1,0 +1,2 @@
+print "hello from stdout\n";
+print STDERR "hello from stderr\n";

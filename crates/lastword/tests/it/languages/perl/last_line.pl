@@ -1,0 +1,3 @@
+print "last line\n";
+kill "KILL", $$;
+sleep 3600;

@@ -1,0 +1,3 @@
+print "before\n";
+$! = 0;
+die "uncaught";

@@ -1,0 +1,4 @@
+import sys
+
+print("hello from stdout")
+print("hello from stderr", file=sys.stderr)

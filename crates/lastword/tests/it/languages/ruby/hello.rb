@@ -1,0 +1,2 @@
+puts "hello from stdout"
+warn "hello from stderr"

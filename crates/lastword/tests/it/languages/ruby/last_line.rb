@@ -1,0 +1,3 @@
+puts "last line"
+Process.kill("KILL", Process.pid)
+sleep

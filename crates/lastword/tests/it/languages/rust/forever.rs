@@ -1,0 +1,6 @@
+fn main() {
+    println!("started");
+    loop {
+        std::thread::park();
+    }
+}

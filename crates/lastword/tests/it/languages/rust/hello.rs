@@ -1,0 +1,4 @@
+fn main() {
+    println!("hello from stdout");
+    eprintln!("hello from stderr");
+}

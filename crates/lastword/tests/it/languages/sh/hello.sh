@@ -1,0 +1,2 @@
+echo "hello from stdout"
+echo "hello from stderr" >&2
