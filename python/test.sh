@@ -30,7 +30,9 @@ step() {
 # Counts what unittest says: "Ran 9 tests in 1s", then "OK (skipped=1)" or "FAILED (failures=1, errors=2)".
 unit_tests() {
     local said ran end number bad=0
-    LASTWORD_BINARY=$binary PYTHONPATH=src "$python" -W error -m unittest discover -t . -s tests 2>&1 | tee "$scratch/said"
+    # A test that hangs is a failed one.
+    LASTWORD_BINARY=$binary PYTHONPATH=src timeout --kill-after=10 900 \
+        "$python" -W error -m unittest discover -t . -s tests 2>&1 | tee "$scratch/said"
     said=${PIPESTATUS[0]}
     ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in .*/\1/p' "$scratch/said" | tail -1)
     end=$(tail -1 "$scratch/said")

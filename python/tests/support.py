@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 import unittest
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable
 from unittest import mock
@@ -35,6 +35,14 @@ class FakeCase(TempCase):
         patch = mock.patch.dict(os.environ, {"LASTWORD_BINARY": str(FAKE), "FAKE_LOG": str(self.log)})
         patch.start()
         self.addCleanup(patch.stop)
+        self.addCleanup(self.kill_what_is_left)
+
+    def kill_what_is_left(self) -> None:
+        """A test that fails leaves no child behind either."""
+        for line in self.logged():
+            if line.startswith("pid "):
+                with suppress(ProcessLookupError):
+                    os.kill(int(line.split()[1]), signal.SIGKILL)
 
     def logged(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -64,9 +72,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise AssertionError("the condition didn't come true in time")
         time.sleep(0.01)
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    with mock.patch.dict(os.environ, variables):
-        yield
