@@ -131,6 +131,13 @@ pub struct OutputFile {
     pub blake3: [u8; 32],
 }
 
+impl OutputFile {
+    /// What an entry with this path takes of [`OUTPUT_LIST_BYTES_MAX`].
+    pub fn list_bytes(path: &[u8]) -> usize {
+        OUTPUT_FILE_FIXED_BYTES + path.len()
+    }
+}
+
 /// The last frame of a transcript.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seal {
@@ -163,7 +170,7 @@ impl Seal {
     pub fn outputs_that_fit(&self) -> &[OutputFile] {
         let mut room = OUTPUT_LIST_BYTES_MAX;
         let fits = self.outputs.iter().take(OUTPUT_FILES_MAX).take_while(|file| {
-            let wanted = OUTPUT_FILE_FIXED_BYTES + file.path.len();
+            let wanted = OutputFile::list_bytes(&file.path);
             let fits = file.path.len() <= TEXT_BYTES_MAX && wanted <= room;
             room = room.saturating_sub(wanted);
             fits

@@ -182,6 +182,17 @@ fn remount_root_readonly() -> Result<(), StepError> {
     sys::mount("none", b"/", "none", flags, "").step(|| "make / read-only".into())
 }
 
+/// The root of the writable file system, for the supervisor to take the outputs from: it outlives the mounts.
+pub fn open_scratch(plan: &Plan) -> Result<OwnedFd, StepError> {
+    let path = plan.scratch_mount().step(|| "look for the scratch space".into())?;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path_of(&[b"/", path].concat()))
+        .map(OwnedFd::from)
+        .step(|| "open the scratch space".into())
+}
+
 /// The PTY is of the sandbox's own devpts, so its name means the same to the program.
 fn open_pty() -> Result<OwnedFd, StepError> {
     let master = OpenOptions::new()

@@ -74,6 +74,12 @@ impl Globs {
         self.patterns.iter().zip(&state.0).any(|(pattern, state)| pattern.has(*state, name))
     }
 
+    /// Whether a pattern goes on below a directory of this name, and not only because `**` stands for any: if it is a link
+    /// instead, somebody will wonder.
+    pub fn leads_through(&self, state: &State, name: &[u8]) -> bool {
+        self.patterns.iter().zip(&state.0).any(|(pattern, state)| pattern.leads_through(*state, name))
+    }
+
     /// Whether the file at an absolute path matches.
     pub fn matches(&self, path: &[u8]) -> bool {
         let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
@@ -135,6 +141,14 @@ impl Pattern {
         let next = self.step(state, name);
         let whole = 1 << self.names.len();
         if next & whole != 0 && self.spelled_out { BELOW } else { next & !whole }
+    }
+
+    fn leads_through(&self, state: u64, name: &[u8]) -> bool {
+        let last = self.names.len() - 1;
+        self.names[..last].iter().enumerate().any(|(n, wanted)| {
+            let Name::Parts(parts) = wanted else { return false };
+            state & (1 << n) != 0 && matches(parts, name)
+        })
     }
 
     fn has(&self, state: u64, name: &[u8]) -> bool {
@@ -285,6 +299,10 @@ mod tests {
         assert!(
             all.at(b"/work").is_some() && all.at(b"/work/out").is_some() && all.at(b"/tmp/a/b").is_some()
         );
+        let root = all.at(b"/work").expect("a state");
+        assert!(all.leads_through(&root, b"out") && !all.leads_through(&root, b"other"));
+        let temporary = all.at(b"/tmp").expect("a state");
+        assert!(!all.leads_through(&temporary, b"d") && !all.leads_through(&temporary, b"x"));
         assert!(
             all.at(b"/work/other").is_none() && all.at(b"/work/out/d").is_none() && all.at(b"/var").is_none()
         );

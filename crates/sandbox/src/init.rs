@@ -53,6 +53,12 @@ fn serve(
         return Ok(());
     }
     let master = enter::enter(plan, sources)?;
+    if plan.outputs.is_some() {
+        let scratch = enter::open_scratch(plan)?;
+        Message::Scratch {}
+            .send(socket.as_fd(), Some(scratch.as_fd()))
+            .step(|| "report to the supervisor".into())?;
+    }
     Message::Ready {}
         .send(socket.as_fd(), master.as_ref().map(AsFd::as_fd))
         .step(|| "report to the supervisor".into())?;

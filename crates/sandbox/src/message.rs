@@ -18,6 +18,9 @@ pub enum Message {
     KillAll {},
     /// Init to supervisor: the sandbox stands. Carries the PTY master, if there is one.
     Ready {},
+    /// Init to supervisor, before [`Message::Ready`]: carries the root of the file system that holds all that the program can
+    /// write, for a plan with outputs.
+    Scratch {},
     /// Init or child to supervisor: a step failed, nothing was started.
     Failed { step: Bytes, errno: u32, message: Bytes },
     /// Child to supervisor, just before exec: the filter is on. Carries the listener if there is one, else says why not.
@@ -37,6 +40,7 @@ wire_enum!(Message {
     6 => Filtered { errno },
     7 => MainEnded { status, user_ns, system_ns, maxrss_bytes, scratch_full },
     8 => AllGone { user_ns, system_ns, maxrss_bytes },
+    9 => Scratch {},
 });
 
 /// What came over a socket.

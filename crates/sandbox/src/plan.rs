@@ -4,7 +4,7 @@
 //! carried out in order. Paths are bytes: Linux names are.
 
 use crate::limits::PLAN_BYTES_MAX;
-use crate::sys::BpfInstruction;
+use crate::sys::{BpfInstruction, Errno};
 pub use crate::wire::{Bytes, WireError};
 use crate::wire::{Reader, Wire, Writer, wire_enum, wire_struct};
 
@@ -247,6 +247,15 @@ wire_struct!(Outputs { globs, bytes_max, files_max });
 wire_struct!(Capture { wall_ns, cpu_ns, output_bytes, kill_at_output_limit, grace_ns });
 
 impl Plan {
+    /// Where the one file system is mounted that the program can write to, without the first slash. ENOENT: there is none.
+    pub fn scratch_mount(&self) -> Result<&[u8], Errno> {
+        let mount = self.steps.iter().find_map(|step| match step {
+            Step::Tmpfs { path, .. } => Some(&path.0[..]),
+            _ => None,
+        });
+        mount.ok_or(Errno(libc::ENOENT))
+    }
+
     /// The plan as it goes over the socket: a u64 length, then so many bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer { out: vec![0; 8] };

@@ -419,6 +419,114 @@ pub fn free_space(path: &[u8]) -> Result<(u64, u64)> {
     Ok((out.f_bavail as u64, out.f_ffree as u64))
 }
 
+// ---- files of the program ---------------------------------------------------------------------------------------
+
+/// `struct open_how` of openat2(2), Linux 5.6.
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+const RESOLVE_NO_XDEV: u64 = 0x01;
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+const RESOLVE_BENEATH: u64 = 0x08;
+
+/// Opens for reading what is at `path` below `directory`, on the same mount and without following a link in any place, the
+/// last included (ELOOP). Never waits for another end, never takes a terminal. `flags`: further `O_*`.
+pub fn open_beneath(directory: BorrowedFd<'_>, path: &[u8], flags: i32) -> Result<OwnedFd> {
+    let path = cstring(path)?;
+    let always = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let how = OpenHow {
+        flags: (always | flags) as u64,
+        mode: 0,
+        resolve: RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
+    };
+    // SAFETY: the path is a C string, `how` has the size given, and both outlive the call.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            directory.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            size_of::<OpenHow>(),
+        )
+    })
+}
+
+/// What fstat(2) says of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStatus {
+    pub device: u64,
+    pub bytes: u64,
+    /// `S_IF*`
+    pub kind: u32,
+}
+
+pub fn file_status(fd: BorrowedFd<'_>) -> Result<FileStatus> {
+    // SAFETY: stat is plain old data.
+    let mut out: libc::stat = unsafe { zeroed() };
+    // SAFETY: the out-pointer is valid.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), &mut out) })?;
+    Ok(FileStatus { device: out.st_dev, bytes: out.st_size.max(0) as u64, kind: out.st_mode & libc::S_IFMT })
+}
+
+/// The next entries of a directory, as [`DirectoryEntries`] takes them apart. 0 bytes: there are no more.
+pub fn read_directory(fd: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize> {
+    // SAFETY: pointer and length belong together.
+    let n =
+        check(unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), into.as_mut_ptr(), into.len()) })?;
+    Ok(n as usize)
+}
+
+/// Goes through `struct linux_dirent64` of getdents64(2): inode u64, offset u64, length u16, type u8, name, NUL, padding.
+#[derive(Clone, Debug)]
+pub struct DirectoryEntries<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> DirectoryEntries<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        DirectoryEntries { rest: bytes }
+    }
+}
+
+/// Name, and `DT_*`.
+impl<'a> Iterator for DirectoryEntries<'a> {
+    type Item = (&'a [u8], u8);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        const NAME_AT: usize = 19;
+        let length = usize::from(u16::from_le_bytes([*self.rest.get(16)?, *self.rest.get(17)?]));
+        let (entry, rest) = self.rest.split_at_checked(length)?;
+        let (kind, name) = (*entry.get(NAME_AT - 1)?, entry.get(NAME_AT..)?);
+        self.rest = rest;
+        Some((&name[..name.iter().position(|byte| *byte == 0)?], kind))
+    }
+}
+
+/// Writes at a place, without moving the descriptor's own.
+pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize> {
+    let at = i64::try_from(at).map_err(|_| Errno(libc::EFBIG))?;
+    // SAFETY: pointer and length belong together.
+    let n = check(unsafe { libc::pwrite(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), at) } as i64)?;
+    Ok(n as usize)
+}
+
+pub fn truncate(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
+    let bytes = i64::try_from(bytes).map_err(|_| Errno(libc::EFBIG))?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::ftruncate(fd.as_raw_fd(), bytes) }).map(drop)
+}
+
+/// Contents and length are on disk when this returns.
+pub fn sync_data(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fdatasync(fd.as_raw_fd()) }).map(drop)
+}
+
 // ---- descriptors ----------------------------------------------------------------------------------------------
 
 /// (read end, write end), both close-on-exec.

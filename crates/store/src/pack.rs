@@ -148,17 +148,18 @@ impl Store {
     pub(crate) fn remove_pack(&self, id: Uuid) -> Result<(), Error> {
         let layout = &self.shelf.layout;
         for path in [layout.open_pack(id), layout.removed_pack(id), layout.pack(id)] {
-            if !layout::exists(&path)? {
-                continue;
-            }
-            match self.shelf.disk.remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &path, error));
-                }
-                _ => {}
+            if layout::exists(&path)? {
+                self.unlink(&path)?;
             }
         }
         Ok(())
+    }
+
+    fn unlink(&self, path: &Path) -> Result<(), Error> {
+        match self.shelf.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Packs that are being filled, or that a crash left so; and those that a crash left put aside.
@@ -181,6 +182,10 @@ impl Store {
                 State::Removed => self.remove_pack(id)?,
                 // Nothing is in a pack before its run was accepted.
                 State::Unknown if self.open_pack_is_empty(id)? => self.remove_pack(id)?,
+                // Given up at the end, which a power cut has undone.
+                State::Ended if layout::exists(&layout.open_pack(id))? => {
+                    self.unlink(&layout.open_pack(id))?
+                }
                 State::Ended if layout::exists(&layout.removed_pack(id))? => {
                     match self.shelf.disk.rename_new(&layout.removed_pack(id), &layout.pack(id)) {
                         // Its remover is at work after all, and was quicker.

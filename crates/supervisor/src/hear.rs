@@ -61,6 +61,7 @@ impl Run<'_> {
         let Some(socket) = &self.init_socket else { return };
         match Message::receive(socket.as_fd(), false) {
             Ok(Received::Message(message, fd)) => match message {
+                Message::Scratch {} => self.scratch = fd,
                 Message::Ready {} => {
                     self.ready = true;
                     self.take_terminal(fd);

@@ -24,6 +24,22 @@ pub(crate) const RESERVE_FIRST_BYTES: u64 = 64 * 1024;
 /// The program's stdin on its way through us.
 pub(crate) const STDIN_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Entries of directories that are looked at for outputs. With the default disk limit there can't be as many.
+pub(crate) const OUTPUTS_ENTRIES_MAX: usize = 200_000;
+/// Directories below /work, /tmp or /var/tmp that an output may lie in.
+pub(crate) const OUTPUTS_DEPTH_MAX: usize = 32;
+/// Bytes of an output's absolute path.
+pub(crate) const OUTPUTS_PATH_BYTES_MAX: usize = 1024;
+/// Outputs that were refused and are named in the transcript; of more there is the number.
+pub(crate) const OUTPUTS_REFUSED_NAMED_MAX: usize = 64;
+/// What those names and reasons take in the transcript at most.
+pub(crate) const OUTPUTS_NOTES_BYTES: usize =
+    (OUTPUTS_REFUSED_NAMED_MAX + 1) * (OUTPUTS_PATH_BYTES_MAX + 256 + 512);
+/// Of the disk that is always held for the end of the transcript, what a list of outputs may take.
+pub(crate) const OUTPUTS_LIST_FREE_BYTES: usize = 8 * 1024;
+pub(crate) const OUTPUTS_BUFFER_BYTES: usize = 256 * 1024;
+pub(crate) const OUTPUTS_DIRECTORY_BYTES: usize = 16 * 1024;
+
 const MS: u64 = 1_000_000;
 /// From the clone to exec. Mounting takes under a millisecond; a machine that needs this long is broken.
 pub(crate) const SETUP_NS: u64 = 30_000 * MS;
@@ -40,5 +56,7 @@ pub(crate) const SAMPLE_NS: u64 = 20 * MS;
 pub(crate) const CPU_CHECK_NS_MIN: u64 = 5 * MS;
 /// How often the starter is told that the spool has grown. The first news goes at once.
 pub(crate) const NEWS_NS: u64 = 2 * MS;
+/// To find outputs and to copy them. What isn't there by then is refused.
+pub(crate) const OUTPUTS_NS: u64 = 30_000 * MS;
 /// Locks that a starter may hand over.
 pub(crate) const HELD_MAX: u32 = 16;

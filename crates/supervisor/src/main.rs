@@ -7,6 +7,7 @@
 mod hear;
 mod limits;
 mod notify;
+mod outputs;
 mod recorder;
 mod run;
 mod settle;

@@ -60,6 +60,8 @@ pub(crate) struct Recorder {
     dropped: [u64; 2],
     over_limit: bool,
     read_total: u64,
+    /// What stopped a frame that was too large for the buffer.
+    torn: Option<Errno>,
     /// The disk is given up: read on, but count everything as dropped.
     pub(crate) give_up_storage: bool,
 }
@@ -79,6 +81,7 @@ impl Recorder {
             dropped: [0; 2],
             over_limit: false,
             read_total: 0,
+            torn: None,
             give_up_storage: false,
         }
     }
@@ -209,6 +212,12 @@ impl Recorder {
         self.flush().is_ok() && self.spool.reserve(self.used + HEADER_BYTES + OUTPUT_BYTES_MAX).is_ok()
     }
 
+    /// Whether the disk takes what is here and so many bytes of notes and seal. Room that a run always has for those is not
+    /// counted.
+    pub(crate) fn reserve_for_end(&mut self, bytes: usize) -> bool {
+        self.flush().is_ok() && self.spool.reserve(self.used + bytes).is_ok()
+    }
+
     fn close_record(&mut self) {
         let Some(OpenRecord { stream, at, len, time }) = self.open.take() else { return };
         if len == 0 {
@@ -235,7 +244,8 @@ impl Recorder {
             self.buffer[self.used..self.used + bytes.len()].copy_from_slice(&bytes);
             self.used += bytes.len();
         } else if self.used == 0 {
-            self.spool.write(&bytes);
+            let (_, error) = self.spool.write(&bytes);
+            self.torn = self.torn.or(error);
         }
     }
 
@@ -275,7 +285,8 @@ impl Recorder {
 
     pub(crate) fn seal(&mut self, seal: Seal) -> Result<(), Errno> {
         self.frame(&Frame::Seal(seal));
-        self.flush()
+        self.flush()?;
+        self.torn.map_or(Ok(()), Err)
     }
 }
 

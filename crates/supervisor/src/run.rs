@@ -107,6 +107,8 @@ pub(crate) struct Run<'a> {
     pub(crate) next_news: u64,
     /// Takes the output files after the end.
     pub(crate) pack: Option<OwnedFd>,
+    /// The root of the file system that they are in.
+    pub(crate) scratch: Option<OwnedFd>,
     /// Dropped with the run: what they lock must not go away under the program.
     _held: Vec<OwnedFd>,
 }
@@ -152,6 +154,7 @@ impl<'a> Run<'a> {
             look_again: None,
             next_news: 0,
             pack: passed.pack,
+            scratch: None,
             _held: passed.held,
         };
         if run.ordering == Ordering::Arrival && !plan.filter.why_not_exact.is_empty() {

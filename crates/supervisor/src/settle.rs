@@ -1,15 +1,19 @@
 //! After the end: read the meters, remove the control groups, seal.
 
-use lastword_frame::{Cause, Exit, Seal, Stream, StreamEnd, StreamSeal, Usage};
+use std::os::fd::AsFd;
+
+use lastword_frame::{Cause, Exit, Note, OutputFile, Seal, Stream, StreamEnd, StreamSeal, Usage};
 use lastword_sandbox::cgroup::Groups;
 use lastword_sandbox::sys::Errno;
 
+use crate::outputs;
 use crate::run::Run;
 
 impl Run<'_> {
     /// Writes the last frames. Nothing of the sandbox is left when this returns.
     pub(crate) fn settle(mut self) -> Result<(), Errno> {
         let usage = self.usage();
+        let outputs = self.collect_outputs();
         if let Some(groups) = self.groups.take() {
             // What can't be removed now is found by the next start: it carries the execution's id.
             groups.remove();
@@ -36,9 +40,34 @@ impl Run<'_> {
             started: self.started,
             ended: self.ended.or(self.started.map(|_| time)),
             usage,
-            outputs: Vec::new(),
+            outputs,
         };
+        debug_assert_eq!(
+            seal.outputs_that_fit().len(),
+            seal.outputs.len(),
+            "the pack has more than the seal"
+        );
         self.recorder.seal(seal)
+    }
+
+    /// Only with init reaped, because then no process of the program is left.
+    fn collect_outputs(&mut self) -> Vec<OutputFile> {
+        let (Some(outputs), Some(pack), Some(_)) = (&self.plan.outputs, self.pack.take(), self.started)
+        else {
+            return Vec::new();
+        };
+        let (None, Some(scratch)) = (&self.init, self.scratch.take()) else {
+            let why = "the sandbox was not at its end, or its files can't be reached".into();
+            self.recorder.note(Note::OutputRefused { path: Vec::new(), why });
+            return Vec::new();
+        };
+        let recorder = &mut self.recorder;
+        let reserve = |bytes| recorder.reserve_for_end(bytes);
+        let collected = outputs::collect(self.plan, outputs, scratch.as_fd(), pack.as_fd(), reserve);
+        for note in collected.refused.notes() {
+            self.recorder.note(note);
+        }
+        collected.files
     }
 
     fn stream_seal(&self, stream: Stream) -> StreamSeal {

@@ -24,10 +24,28 @@ const EXECUTIONS: usize = 5;
 /// This one goes into a segment of its own, where that is tried: it takes most of the time.
 const LARGE: usize = 2;
 
-fn bytes_of(n: usize, id: Uuid, large: bool) -> Vec<u8> {
+/// Every other one leaves files.
+fn outputs_of(n: usize) -> Vec<(&'static str, Vec<u8>)> {
+    if n % 2 == 1 || n == 0 { some_outputs(n as u64) } else { Vec::new() }
+}
+
+fn begin_one(
+    store: &Store,
+    disk: &FaultyDisk,
+    n: usize,
+    id: Uuid,
+    large: bool,
+) -> Result<lastword_store::Spool, Error> {
+    match &outputs_of(n)[..] {
+        [] => begin(store, id, &transcript(id, &stdout_of(n, large))),
+        outputs => begin_with_outputs(store, disk, id, &stdout_of(n, large), outputs),
+    }
+}
+
+fn stdout_of(n: usize, large: bool) -> Vec<u8> {
     match n {
-        LARGE if large => transcript(id, &vec![b'y'; limits::SMALL_TRANSCRIPT_BYTES_MAX as usize / 2 + 1000]),
-        n => transcript(id, &noise(n as u64, 2000)),
+        LARGE if large => vec![b'y'; limits::SMALL_TRANSCRIPT_BYTES_MAX as usize / 2 + 1000],
+        n => noise(n as u64, 2000),
     }
 }
 
@@ -58,7 +76,7 @@ fn work(
     copy();
     for (n, id) in ids.iter().enumerate() {
         let mut attempt = || -> Result<(), Error> {
-            let spool = begin(&store, *id, &bytes_of(n, *id, large))?;
+            let spool = begin_one(&store, disk, n, *id, large)?;
             promises.accepted.push(*id);
             copy();
             store.update(*id, &meta("running", None), b"started")?;
@@ -114,14 +132,25 @@ fn check(dir: &Path, ids: &[Uuid], promises: &Promises, large: bool, strict: boo
             assert!(entry.damaged || verdict.problems.is_empty(), "{n}: {:?}", verdict.problems);
             assert!(!entry.damaged || (!known && !promises.ended.contains(id)), "{n} was whole");
             if entry.meta.complete == Some(true) {
+                let outputs = read_outputs(&store, *id).unwrap();
+                let expected = outputs_of(n);
+                // None at all, where they could not be synced.
+                if !outputs.is_empty() {
+                    assert_eq!(outputs.len(), expected.len());
+                    for ((path, bytes), (wanted, whole)) in outputs.iter().zip(&expected) {
+                        assert!(path == wanted && bytes == whole, "{n} has another {path}");
+                    }
+                }
+                let kept = if outputs.is_empty() { &[][..] } else { &expected };
                 assert!(
-                    read(&store, *id).unwrap() == bytes_of(n, *id, large),
+                    read(&store, *id).unwrap() == transcript_with(*id, &stdout_of(n, large), kept),
                     "{n} is complete with other bytes"
                 );
             }
         }
     };
     check_bytes();
+    check_packs(dir, &store);
     let late = Uuid::now_v7();
     run(&store, late, &transcript(late, b"after the crash")).unwrap();
     check_bytes();

@@ -197,13 +197,14 @@ impl Disk for FaultyDisk {
         let mut state = self.0.lock().unwrap();
         state.files.insert(inode, Durable::default());
         state.names.insert(path.to_path_buf(), inode);
-        Ok(Box::new(FaultyFile { file, inode, disk: self.clone() }))
+        Ok(Box::new(FaultyFile { file, inode, disk: self.clone(), foreign: None }))
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
         let file = RealDisk.open(path, access)?;
         let (_, inode) = file.identity()?;
-        Ok(Box::new(FaultyFile { file, inode, disk: self.clone() }))
+        let foreign = path.parent().is_some_and(|dir| dir.ends_with("outputs")).then(|| path.to_path_buf());
+        Ok(Box::new(FaultyFile { file, inode, disk: self.clone(), foreign }))
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -247,6 +248,8 @@ struct FaultyFile {
     file: Box<dyn DiskFile>,
     inode: u64,
     disk: FaultyDisk,
+    /// Where it is, if others write it: packs.
+    foreign: Option<PathBuf>,
 }
 
 impl FaultyFile {
@@ -292,7 +295,12 @@ impl DiskFile for FaultyFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.whole()?;
-        self.disk.0.lock().unwrap().files.entry(self.inode).or_default().sync();
+        let mut state = self.disk.0.lock().unwrap();
+        let durable = state.files.entry(self.inode).or_default();
+        durable.sync();
+        if let Some(path) = &self.foreign {
+            durable.bytes = std::fs::read(path)?;
+        }
         Ok(())
     }
 

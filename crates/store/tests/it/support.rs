@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use lastword_frame::{
-    Begin, Cause, Exit, Frame, Note, Ordering, Seal, Stream, StreamEnd, StreamSeal, Usage, binary,
-    tally::Tally,
+    Begin, Cause, Exit, Frame, Note, Ordering, OutputFile, Seal, Stream, StreamEnd, StreamSeal, Usage,
+    binary, tally::Tally,
 };
+use lastword_store::disk::{Access, Disk};
 use lastword_store::{Error, Meta, Spool, Store};
 use uuid::Uuid;
 
@@ -30,6 +31,11 @@ pub(crate) fn object(id: Uuid, status: &str) -> Vec<u8> {
 
 /// A transcript that verifies as complete: `bytes` on stdout and on stderr, in records of at most 1,000 bytes.
 pub(crate) fn transcript(id: Uuid, bytes: &[u8]) -> Vec<u8> {
+    transcript_with(id, bytes, &[])
+}
+
+/// The same with output files in its seal.
+pub(crate) fn transcript_with(id: Uuid, bytes: &[u8], outputs: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut tally = Tally::new();
     let begin = Begin {
@@ -71,7 +77,14 @@ pub(crate) fn transcript(id: Uuid, bytes: &[u8]) -> Vec<u8> {
         started: Some(1),
         ended: Some(time),
         usage: Usage::default(),
-        outputs: Vec::new(),
+        outputs: outputs
+            .iter()
+            .map(|(path, bytes)| OutputFile {
+                path: path.as_bytes().to_vec(),
+                bytes: bytes.len() as u64,
+                blake3: *blake3::hash(bytes).as_bytes(),
+            })
+            .collect(),
     };
     binary::encode(&Frame::Seal(seal), &mut out);
     out
@@ -95,6 +108,63 @@ pub(crate) fn begin(store: &Store, id: Uuid, bytes: &[u8]) -> Result<Spool, Erro
     store.accept(id, &meta("running", None), &object(id, "running"))?;
     spool.file.write_all(bytes).unwrap();
     Ok(spool)
+}
+
+/// Three files, one of them empty.
+pub(crate) fn some_outputs(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("/tmp/x", noise(seed, 700)),
+        ("out/a.bin", noise(seed + 1, 3000 + seed as usize % 500)),
+        ("out/empty", Vec::new()),
+    ]
+}
+
+/// [`begin`] of a run that leaves output files: they are in its pack, and synced, before the seal is written.
+pub(crate) fn begin_with_outputs(
+    store: &Store,
+    disk: &dyn Disk,
+    id: Uuid,
+    bytes: &[u8],
+    outputs: &[(&str, Vec<u8>)],
+) -> Result<Spool, Error> {
+    let mut spool = store.create_spool(id)?;
+    let mut pack = match store.create_pack(id) {
+        Ok(pack) => pack,
+        Err(error) => {
+            // What a starter does that can't go on.
+            std::fs::remove_file(&spool.path).unwrap();
+            return Err(error);
+        }
+    };
+    store.accept(id, &meta("running", None), &object(id, "running"))?;
+    outputs.iter().for_each(|(_, bytes)| pack.file.write_all(bytes).unwrap());
+    let synced = disk.open(&pack.path, Access::Write).and_then(|file| file.sync());
+    // A supervisor that can't sync its pack seals no files.
+    let outputs = if synced.is_ok() { outputs } else { &[] };
+    spool.file.write_all(&transcript_with(id, bytes, outputs)).unwrap();
+    Ok(spool)
+}
+
+/// Of an ended execution, read back and checked.
+pub(crate) fn read_outputs(store: &Store, id: Uuid) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let outputs = store.outputs(id).map_err(std::io::Error::other)?;
+    let read = |(index, file): (usize, &OutputFile)| {
+        let mut bytes = Vec::new();
+        outputs.open(index).unwrap().read_to_end(&mut bytes)?;
+        Ok((String::from_utf8(file.path.clone()).unwrap(), bytes))
+    };
+    outputs.files().iter().enumerate().map(read).collect()
+}
+
+/// Every pack belongs to an ended execution that has something in it, and to no other.
+pub(crate) fn check_packs(dir: &Path, store: &Store) {
+    for item in std::fs::read_dir(dir.join("outputs")).unwrap() {
+        let name = item.unwrap().file_name().into_string().unwrap();
+        let id: Uuid =
+            name.strip_suffix(".pack").unwrap_or_else(|| panic!("leftover {name}")).parse().unwrap();
+        assert!(store.get(id).unwrap().is_some_and(|entry| entry.ended), "leftover {name}");
+        assert!(store.outputs(id).unwrap().files().iter().any(|file| file.bytes > 0), "leftover {name}");
+    }
 }
 
 pub(crate) fn end(store: &Store, spool: Spool) -> Result<(), Error> {

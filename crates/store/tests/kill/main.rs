@@ -18,6 +18,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use lastword_store::Store;
+use lastword_store::disk::RealDisk;
 use uuid::Uuid;
 
 use crate::support::*;
@@ -47,7 +48,12 @@ fn child() {
                 for n in 0..count {
                     let id = Uuid::now_v7();
                     let size = if n % 16 == 15 && thread == 0 { 2_200_000 } else { 150 + n * 37 % 5000 };
-                    let spool = begin(store, id, &transcript(id, &noise(n as u64, size))).unwrap();
+                    let stdout = noise(n as u64, size);
+                    let spool = match n % 4 {
+                        3 => begin_with_outputs(store, &RealDisk, id, &stdout, &some_outputs(n as u64))
+                            .unwrap(),
+                        _ => begin(store, id, &transcript(id, &stdout)).unwrap(),
+                    };
                     // One write each: a file with O_APPEND semantics through one open file description.
                     acknowledged.write_all(format!("a{id}\n").as_bytes()).unwrap();
                     store.update(id, &meta("running", None), b"started").unwrap();
@@ -107,6 +113,7 @@ fn check(dir: &Path) {
         assert!(!ended.contains(id) || entry.meta.status == "succeeded", "{id}");
     }
     check_claims(&store);
+    check_packs(&dir.join("data"), &store);
     assert!(std::fs::read_dir(dir.join("data/spool")).unwrap().next().is_none(), "leftover spool");
 }
 
