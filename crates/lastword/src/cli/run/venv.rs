@@ -1,11 +1,32 @@
-//! `--venv DIR`: a Python virtual environment of the caller, shared read-only.
+//! `--venv DIR`: a Python environment of the caller, shared read-only.
 
 use std::path::Path;
 
 use anyhow::bail;
 
 use crate::execution::Request;
+use crate::execution::request::Shared;
+use crate::runtime::venv::Venv;
 
-pub(super) fn enter(_request: &mut Request, _dir: &Path) -> anyhow::Result<()> {
-    bail!("--venv is not available yet in this version");
+pub(super) fn enter(request: &mut Request, dir: &Path) -> anyhow::Result<()> {
+    if request.image.is_some() {
+        bail!("--venv is one of this machine's Python, which an image has not; leave out --image or --venv");
+    }
+    let venv = Venv::look(dir)?;
+    for shared in &venv.shared {
+        request.read_only.push(Shared {
+            source: shared.source.clone(),
+            path: shared.path.clone(),
+            directory: shared.directory,
+        });
+    }
+    if let Some(runtime) = &request.runtime {
+        request.runtime = Some(venv.runtime(runtime));
+    }
+    for (name, value) in venv.env {
+        if !request.env.iter().any(|(set, _)| *set == name) {
+            request.env.push((name, value));
+        }
+    }
+    Ok(())
 }
