@@ -4,6 +4,7 @@ pub mod bench;
 mod completions;
 pub mod doctor;
 mod exit;
+mod files;
 mod get;
 mod list;
 mod logs;
@@ -13,6 +14,7 @@ mod print;
 mod replay;
 mod rm;
 mod run;
+mod save;
 #[cfg(test)]
 mod stored_tests;
 mod summary;
@@ -63,6 +65,7 @@ enum Command {
     Logs(logs::Args),
     Get(get::Args),
     List(list::Args),
+    Files(files::Args),
     Verify(verify::Args),
     Rm(rm::Args),
     Doctor(doctor::Args),
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&args, globals),
         Command::Get(args) => get::run(&args, globals),
         Command::List(args) => list::run(&args, globals),
+        Command::Files(args) => files::run(&args, globals),
         Command::Verify(args) => verify::run(&args, globals),
         Command::Rm(args) => rm::run(&args, globals),
         Command::Doctor(args) => doctor::run(&args, globals),

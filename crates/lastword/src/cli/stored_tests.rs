@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 
 use lastword_api::{Backend, Execution, Limits, Status, Stream, Timestamp};
 use lastword_frame::binary::encode;
-use lastword_frame::{Cause, Exit, Frame, Ordering, Seal, StreamEnd, StreamSeal, Usage, tally::Tally};
+use lastword_frame::{
+    Cause, Exit, Frame, Ordering, OutputFile, Seal, StreamEnd, StreamSeal, Usage, tally::Tally,
+};
 use lastword_store::{Meta, Spool, Store};
 use uuid::Uuid;
 
@@ -36,7 +38,7 @@ fn running(store: &Store) -> (Execution, Spool) {
     (execution, spool)
 }
 
-fn seal() -> Vec<u8> {
+fn seal(outputs: Vec<OutputFile>) -> Vec<u8> {
     let mut tally = Tally::new();
     for (seq, (stream, bytes)) in (0u64..).zip(RECORDS) {
         tally.output(seq, seq, stream, bytes);
@@ -57,7 +59,7 @@ fn seal() -> Vec<u8> {
         started: Some(0),
         ended: Some(4),
         usage: Usage::default(),
-        outputs: Vec::new(),
+        outputs,
     };
     let mut bytes = Vec::new();
     encode(&Frame::Seal(seal), &mut bytes);
@@ -65,7 +67,7 @@ fn seal() -> Vec<u8> {
 }
 
 fn end(store: &Store, mut execution: Execution, mut spool: Spool) -> Execution {
-    spool.file.write_all(&seal()).unwrap();
+    spool.file.write_all(&seal(Vec::new())).unwrap();
     execution.status = Status::Failed;
     execution.exit_code = Some(1);
     execution.transcript.complete = Some(true);
@@ -74,6 +76,23 @@ fn end(store: &Store, mut execution: Execution, mut spool: Spool) -> Execution {
     execution.transcript.stderr.bytes = 2;
     store.finish(spool, &meta(&execution), &execution.to_stored_json().unwrap()).unwrap();
     execution
+}
+
+/// Puts an ended execution that left these files into the store.
+pub(super) fn with_outputs(store: &Store, execution: &mut Execution, files: &[(&[u8], &[u8])]) {
+    let mut spool = store.create_spool(execution.id).unwrap();
+    let mut pack = store.create_pack(execution.id).unwrap();
+    store.accept(execution.id, &meta(execution), &execution.to_stored_json().unwrap()).unwrap();
+    let of = |(path, bytes): &(&[u8], &[u8])| OutputFile {
+        path: path.to_vec(),
+        bytes: bytes.len() as u64,
+        blake3: *blake3::hash(bytes).as_bytes(),
+    };
+    files.iter().for_each(|(_, bytes)| pack.file.write_all(bytes).unwrap());
+    spool.file.write_all(&transcript(execution.id, &RECORDS)).unwrap();
+    spool.file.write_all(&seal(files.iter().map(of).collect())).unwrap();
+    execution.status = Status::Failed;
+    store.finish(spool, &meta(execution), &execution.to_stored_json().unwrap()).unwrap();
 }
 
 #[test]
