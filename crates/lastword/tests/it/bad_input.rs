@@ -140,7 +140,7 @@ fn a_working_directory_that_is_not_there() {
 fn what_this_version_has_not_is_said() {
     let lab = Lab::new();
     for arguments in
-        [["--image", "debian"], ["--file", "x"], ["--out", "*:x"], ["--container-runtime", "runsc"]]
+        [["--backend", "docker"], ["--network", "host"], ["--key", "x"], ["--container-runtime", "runsc"]]
     {
         refused(&lab, &["run", arguments[0], arguments[1], "--", "true"], 125, &[arguments[0]]);
     }
