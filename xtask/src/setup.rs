@@ -27,6 +27,16 @@ const NEEDS: &[Need] = &[
     Need { path: "/usr/bin/bash", package: "bash", reason: "runs the shell programs in the sandbox" },
     Need { path: "/usr/bin/stdbuf", package: "coreutils", reason: "flush help for C programs" },
     Need { path: "/usr/bin/setpriv", package: "util-linux", reason: "runs tests as an ordinary user" },
+    Need { path: "/usr/bin/node", package: "nodejs", reason: "runs JavaScript in the sandbox" },
+    Need { path: "/usr/bin/rustc", package: "rustc", reason: "compiles Rust in the sandbox" },
+    Need { path: "/usr/bin/go", package: "golang-go", reason: "compiles Go in the sandbox" },
+    Need {
+        path: "/usr/bin/javac",
+        package: "openjdk-17-jdk-headless",
+        reason: "compiles and runs Java in the sandbox",
+    },
+    Need { path: "/usr/bin/perl", package: "perl", reason: "runs Perl in the sandbox" },
+    Need { path: "/usr/bin/ruby", package: "ruby", reason: "runs Ruby in the sandbox" },
     Need {
         path: "/usr/bin/ipcmk",
         package: "util-linux",

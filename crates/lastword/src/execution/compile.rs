@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::prepare::{Prepared, Unprepared};
 use super::request::{Flush, InputFile, OrderingWish, Program};
 use super::{Cancel, Engine, Request, Sink};
+use crate::backend::native::Machine;
 use crate::runtime::{CompileCommand, Runtime};
 
 /// What the key is made with: a change here makes all that was compiled before unknown.
@@ -152,9 +153,10 @@ impl Engine {
             )));
         }
         let compile = said.into_compile(&step);
-        let worth_keeping = step.reason == Some(Reason::Exit) && step.is_complete();
+        // A compiler may well survive that its child was killed for want of memory, and say no for that reason.
+        let worth_keeping = step.reason == Some(Reason::Exit) && !step.oom_killed && step.is_complete();
         if !worth_keeping {
-            // Out of time or memory: the next try may have more luck.
+            // Out of time or memory: the next try may have more luck. What came of it is not believed.
             return Ok(Built { dir: None, lock: lock.into(), compile });
         }
         let kept = self.keep(cache, place, &step, compile.clone());
@@ -187,7 +189,7 @@ impl Engine {
         }
         request.labels.insert(STEP_LABEL.into(), "compile".into());
         request.labels.insert(FOR_LABEL.into(), parent.id.to_string());
-        let mut execution = super::begin(crate::backend::native::Machine::get(), &mut request);
+        let mut execution = super::begin(Machine::get(), &mut request)?;
         execution.runtime = Some(job.runtime.name.clone());
         execution.image.clone_from(&parent.image);
         self.start(execution, request, prepared, said, cancel)

@@ -30,12 +30,13 @@ use std::time::{Duration, Instant};
 
 use lastword_api::{Backend, Execution, Status, Stream, Timestamp};
 use lastword_sandbox::cgroup::groups;
+use lastword_sandbox::plan::Plan;
 use lastword_store::{Meta, Spool, Store};
 use uuid::Uuid;
 
 use self::prepare::Prepared;
 use crate::backend::native::start::{News, Passed};
-use crate::backend::native::{self, Machine, Planned, Refused, Supervisor};
+use crate::backend::native::{self, Machine, Refused, Supervisor};
 pub use cancel::Cancel;
 use follow::Follower;
 pub use recover::recover;
@@ -95,8 +96,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<Execution, Error> {
         let machine = Machine::get();
-        native::plan::check(machine, &request)?;
-        let mut execution = begin(machine, &mut request);
+        let mut execution = begin(machine, &mut request)?;
         if request.needs_preparation() {
             return self.run_prepared(execution, request, sink, cancel);
         }
@@ -115,17 +115,16 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<Execution, Error> {
         let id = execution.id;
-        let planned = native::plan::plan(Machine::get(), prepared, id.into_bytes(), &request)?;
-        take_over(&mut execution, &planned);
+        let plan = native::plan::plan(Machine::get(), prepared, id.into_bytes(), &request)?;
         let spool = self.store.create_spool(id)?;
         // The sandbox is built while the accept becomes durable.
         let never_accepted = |error: Error| {
             let _ = std::fs::remove_file(&spool.path);
             error
         };
-        let passed = self.passed(id, &planned, &mut request, prepared).map_err(never_accepted)?;
-        let supervisor = Supervisor::start(&planned.plan, passed, &spool.file)
-            .map_err(|error| never_accepted(error.into()))?;
+        let passed = self.passed(&plan, id, &mut request, prepared).map_err(never_accepted)?;
+        let supervisor =
+            Supervisor::start(&plan, passed, &spool.file).map_err(|error| never_accepted(error.into()))?;
         execution.status = Status::Running;
         // True until the end says otherwise: whoever finds this later can't know.
         execution.retry.program_started = true;
@@ -151,22 +150,19 @@ impl Engine {
         execution.retry.safe = true;
         self.accept(&execution)?;
         sink.accepted(id);
-        let started = self
-            .prepare(&mut execution, &request, cancel)
-            .and_then(|prepared| {
-                let planned = native::plan::plan(machine, &prepared, id.into_bytes(), &request)
-                    .map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
-                take_over(&mut execution, &planned);
-                Ok((planned, prepared))
-            })
-            .map(|(planned, mut prepared)| -> Result<Supervisor, Error> {
-                let passed = self.passed(id, &planned, &mut request, &mut prepared)?;
-                let supervisor = Supervisor::start(&planned.plan, passed, &spool.file)?;
-                execution.status = Status::Running;
-                execution.retry = lastword_api::Retry { safe: false, program_started: true };
-                self.accept_running(&execution)?;
-                Ok(supervisor)
-            });
+        let planned = self.prepare(&mut execution, &request, cancel).and_then(|prepared| {
+            let plan = native::plan::plan(machine, &prepared, id.into_bytes(), &request);
+            let plan = plan.map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
+            Ok((plan, prepared))
+        });
+        let started = planned.map(|(plan, mut prepared)| -> Result<Supervisor, Error> {
+            let passed = self.passed(&plan, id, &mut request, &mut prepared)?;
+            let supervisor = Supervisor::start(&plan, passed, &spool.file)?;
+            execution.status = Status::Running;
+            execution.retry = lastword_api::Retry { safe: false, program_started: true };
+            self.accept_running(&execution)?;
+            Ok(supervisor)
+        });
         match started {
             Ok(Ok(supervisor)) => self.go(execution, supervisor, spool, sink, cancel),
             Ok(Err(error)) => {
@@ -221,8 +217,8 @@ impl Engine {
     /// What goes to the supervisor beside the plan.
     fn passed(
         &self,
+        plan: &Plan,
         id: Uuid,
-        planned: &Planned,
         request: &mut Request,
         prepared: &mut Prepared<'_>,
     ) -> Result<Passed, Error> {
@@ -230,7 +226,7 @@ impl Engine {
             request::Stdin::Fd(fd) => Some(fd),
             _ => None,
         };
-        let pack = planned.plan.outputs.as_ref().map(|_| self.store.create_pack(id)).transpose()?;
+        let pack = plan.outputs.as_ref().map(|_| self.store.create_pack(id)).transpose()?;
         let pack = pack.map(|pack| pack.file.into());
         Ok(Passed { stdin, pack, held: std::mem::take(&mut prepared.held) })
     }
@@ -253,9 +249,9 @@ impl Engine {
 }
 
 /// The execution as it stands before anything was done.
-fn begin(machine: &Machine, request: &mut Request) -> Execution {
+fn begin(machine: &Machine, request: &mut Request) -> Result<Execution, Refused> {
     let id = Uuid::now_v7();
-    let limits = request.limits.clone();
+    let (limits, enforced) = native::plan::check(machine, request)?;
     let mut execution = Execution::queued(id, Timestamp::now(), Backend::Native, limits);
     execution.runtime = request.runtime.as_ref().map(|runtime| runtime.name.clone());
     execution.image = request.image.clone();
@@ -263,12 +259,8 @@ fn begin(machine: &Machine, request: &mut Request) -> Execution {
     execution.environment.kernel = Some(machine.kernel.clone());
     execution.environment.lastword = env!("CARGO_PKG_VERSION").into();
     execution.transcript.read_back_prevented = machine.privileged || request.tty;
-    execution
-}
-
-fn take_over(execution: &mut Execution, planned: &Planned) {
-    execution.limits = planned.limits.clone();
-    execution.enforced = planned.enforced.clone();
+    execution.enforced = enforced;
+    Ok(execution)
 }
 
 fn object(execution: &Execution) -> Result<Vec<u8>, Error> {

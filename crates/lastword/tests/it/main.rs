@@ -11,6 +11,7 @@ mod durability;
 mod fixture;
 mod hostile;
 mod lab;
+mod languages;
 mod leftovers;
 mod limits;
 mod object;

@@ -8,5 +8,5 @@ pub mod plan;
 pub mod start;
 
 pub use machine::Machine;
-pub use plan::{Planned, Refused};
+pub use plan::Refused;
 pub use start::{Error, Supervisor};

@@ -30,15 +30,6 @@ const OUTPUT_FILES_MAX: u32 = 10_000;
 /// Where the file system that a program fills can always be seen.
 const SCRATCH: &str = "/tmp";
 
-/// A plan, and what it will hold.
-#[derive(Clone, Debug)]
-pub struct Planned {
-    pub plan: Plan,
-    /// As they will be in force: the disk may be smaller than asked, because it counts as memory.
-    pub limits: Limits,
-    pub enforced: BTreeMap<LimitName, bool>,
-}
-
 /// Why there can be no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
@@ -54,17 +45,19 @@ pub enum Refused {
     NoCommand,
 }
 
-/// What can be refused before anything is prepared.
-pub fn check(machine: &Machine, request: &Request) -> Result<(), Refused> {
+/// Refuses what can be refused before anything is prepared. Returns the limits as they will be in force, and which are enforced.
+pub fn check(machine: &Machine, request: &Request) -> Result<(Limits, BTreeMap<LimitName, bool>), Refused> {
     let limits = in_force(request);
+    let enforced = enforced(machine, &limits);
     if request.strict {
-        refuse_unenforced(machine, &enforced(machine, &limits))?;
+        refuse_unenforced(machine, &enforced)?;
     }
     let bytes = request.files.iter().map(|file| file.bytes.len() as u64).sum();
     if bytes > limits.disk_bytes {
         return Err(Refused::TooLarge { bytes, disk: limits.disk_bytes });
     }
-    filters(machine, request).map(drop)
+    filters(machine, request)?;
+    Ok((limits, enforced))
 }
 
 /// Plans one execution.
@@ -73,7 +66,7 @@ pub fn plan(
     prepared: &Prepared<'_>,
     id: [u8; 16],
     request: &Request,
-) -> Result<Planned, Refused> {
+) -> Result<Plan, Refused> {
     let limits = in_force(request);
     let surroundings = surroundings(prepared, request, &limits);
     let env = environment(prepared, request, &surroundings);
@@ -95,7 +88,7 @@ pub fn plan(
         cpu_time: limits.cpu_ms.is_some(),
     };
     let bytes = |text: &OsString| text.as_bytes().into();
-    let plan = Plan {
+    Ok(Plan {
         id,
         boot_id: machine.boot_id,
         program: plan::Program {
@@ -129,10 +122,10 @@ pub fn plan(
             files_max: OUTPUT_FILES_MAX,
         }),
         held: prepared.held.len() as u32,
-    };
-    Ok(Planned { plan, enforced: enforced(machine, &limits), limits })
+    })
 }
 
+/// The disk may be smaller than asked, because it counts as memory.
 fn in_force(request: &Request) -> Limits {
     let limits = request.limits.clone();
     Limits { disk_bytes: limits.disk_bytes.min(limits.memory_bytes / MEMORY_NOT_FOR_DISK), ..limits }
