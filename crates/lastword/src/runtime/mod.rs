@@ -39,7 +39,7 @@ pub mod venv;
 mod versions;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -223,11 +223,6 @@ impl Compile {
 }
 
 impl Runtime {
-    /// The command line for code at `file` in the sandbox, with the program's arguments, under the default limits.
-    pub fn argv(&self, file: &OsStr, args: &[OsString]) -> Vec<OsString> {
-        self.command_line(&self.values(&Given { file: Path::new(file), ..Given::default() }), args)
-    }
-
     /// The command line, with the program's arguments.
     pub fn command_line(&self, values: &Values, args: &[OsString]) -> Vec<OsString> {
         let mut argv = fill(&self.command, values);
@@ -240,16 +235,6 @@ impl Runtime {
         let compile = self.compile.as_ref()?;
         let env = compile.env.iter().map(|(name, value)| (name.into(), values.fill_word(value)));
         Some(CompileCommand { argv: fill(&compile.command, values), env: env.collect() })
-    }
-
-    /// As [`Runtime::surroundings_with`] under the default limits.
-    pub fn surroundings(
-        &self,
-        user: &[(OsString, OsString)],
-        flush: Flush,
-        sandbox_has: impl Fn(&Path) -> bool,
-    ) -> Surroundings {
-        self.surroundings_with(&self.values(&Given::default()), user, flush, sandbox_has)
     }
 
     /// What the program gets, given what its user set. `sandbox_has` says whether the sandbox has a file.
@@ -390,7 +375,8 @@ mod tests {
     #[test]
     fn arguments_follow_the_file() {
         let python = by_name("python").unwrap();
-        let argv = python.argv(OsStr::new("/work/main.py"), &["a b".into(), "{file}".into()]);
+        let values = python.values(&Given { file: Path::new("/work/main.py"), ..Given::default() });
+        let argv = python.command_line(&values, &["a b".into(), "{file}".into()]);
         assert_eq!(argv, ["python3", "/work/main.py", "a b", "{file}"]);
     }
 
@@ -410,12 +396,12 @@ mod tests {
     fn the_user_wins_and_help_stands_before_it() {
         let python = by_name("python").unwrap();
         let user = [("PYTHONPATH".into(), "/mine".into()), ("PYTHONDONTWRITEBYTECODE".into(), "".into())];
-        let with = python.surroundings(&user, Flush::Line, |_| true);
+        let with = python.surroundings_with(&Values::default(), &user, Flush::Line, |_| true);
         let value = |name: &str| with.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         assert_eq!(value("PYTHONPATH"), Some("/.lastword/help/python:/mine".into()));
         assert_eq!(value("PYTHONDONTWRITEBYTECODE"), Some("".into()));
         assert_eq!(with.files.len(), 1);
-        let unbuffered = python.surroundings(&[], Flush::Unbuffered, |_| true);
+        let unbuffered = python.surroundings_with(&Values::default(), &[], Flush::Unbuffered, |_| true);
         assert!(unbuffered.env.contains(&("PYTHONUNBUFFERED".into(), "1".into())));
         assert!(unbuffered.files.is_empty());
     }
@@ -432,9 +418,16 @@ mod tests {
 
     #[test]
     fn help_that_needs_a_file_stays_out_where_it_is_missing() {
-        assert_eq!(command().surroundings(&[], Flush::Line, |_| false), Surroundings::default());
-        let with = command().surroundings(&[], Flush::Line, |path| path.ends_with("libstdbuf.so"));
+        assert_eq!(
+            command().surroundings_with(&Values::default(), &[], Flush::Line, |_| false),
+            Surroundings::default()
+        );
+        let with = command()
+            .surroundings_with(&Values::default(), &[], Flush::Line, |path| path.ends_with("libstdbuf.so"));
         assert!(with.env.contains(&("_STDBUF_O".into(), "L".into())));
-        assert_eq!(command().surroundings(&[], Flush::Off, |_| true), Surroundings::default());
+        assert_eq!(
+            command().surroundings_with(&Values::default(), &[], Flush::Off, |_| true),
+            Surroundings::default()
+        );
     }
 }

@@ -265,7 +265,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::super::{Flush, by_name, for_file};
-    use super::super::{Selected, Surroundings};
+    use super::super::{Selected, Surroundings, Values};
     use super::*;
 
     /// A home with a Python in `pythons/3.12.1`, a link `pythons/3.12` to it, and an environment of it in `env`.
@@ -404,7 +404,8 @@ mod tests {
         assert_eq!(of("#!/usr/bin/env python3\n"), ["/usr/bin/env", &python, "{file}"]);
         assert_eq!(of("#!/usr/bin/env -S python3 -u\n"), ["/usr/bin/env", "-S python3 -u", "{file}"]);
         assert_eq!(plain.known_version.as_deref(), Some("3.12.1"));
-        let Surroundings { env, files } = plain.surroundings(&[], Flush::Line, |_| true);
+        let Surroundings { env, files } =
+            plain.surroundings_with(&Values::default(), &[], Flush::Line, |_| true);
         assert!(env.contains(&("PYTHONPATH".into(), FLUSH_DIRECTORY.into())), "{env:?}");
         assert_eq!(files[0].path, format!("{FLUSH_DIRECTORY}/sitecustomize.py"));
         assert!(FLUSH_MODULE.contains(&format!("\"{FLUSH_DIRECTORY}\"")));
