@@ -35,12 +35,12 @@ pub(crate) fn supervisors(lab: &Lab) -> Vec<u32> {
     found
 }
 
-fn pid(number: u32) -> Pid {
+pub(crate) fn pid(number: u32) -> Pid {
     Pid::from_raw(number.try_into().unwrap()).unwrap()
 }
 
 /// `lastword run`, leader of its own process group.
-fn start(lab: &Lab, options: &[&str], program: &Program) -> Child {
+pub(crate) fn start(lab: &Lab, options: &[&str], program: &Program) -> Child {
     let arguments = lab.arguments(options, program);
     lab.command()
         .args(arguments)
@@ -52,19 +52,19 @@ fn start(lab: &Lab, options: &[&str], program: &Program) -> Child {
 }
 
 /// Waits until the command has passed on `text`, its first output.
-fn wait_for_output(child: &mut Child, text: &str) {
+pub(crate) fn wait_for_output(child: &mut Child, text: &str) {
     let mut bytes = vec![0; text.len()];
     child.stdout.as_mut().unwrap().read_exact(&mut bytes).unwrap();
     assert_eq!(String::from_utf8_lossy(&bytes), text);
 }
 
 /// All that would get a signal by the terminal, at once and without a chance.
-fn kill_group(child: &mut Child) {
+pub(crate) fn kill_group(child: &mut Child) {
     kill_process_group(pid(child.id()), Signal::KILL).unwrap();
     child.wait().unwrap();
 }
 
-fn no_supervisor(lab: &Lab) {
+pub(crate) fn no_supervisor(lab: &Lab) {
     wait_for("supervisors end", || supervisors(lab).is_empty().then_some(()));
 }
 

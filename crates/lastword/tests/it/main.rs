@@ -16,6 +16,7 @@ mod leftovers;
 mod limits;
 mod object;
 mod ordering;
+mod outputs;
 mod reboot;
 mod review;
 mod rootless;

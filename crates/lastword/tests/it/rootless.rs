@@ -135,3 +135,23 @@ fn limits_that_need_no_control_group_hold() {
         user.run(&["--cpu-time", "300ms", "--timeout", "60s"], "print('before')\nwhile True: pass\n");
     assert_eq!((object.end().as_str(), object.stdout()), ("timed_out/cpu_time", b"before\n".to_vec()));
 }
+
+#[test]
+fn outputs_of_an_ordinary_user() {
+    let Some(user) = Rootless::new() else { return };
+    let code = "import os\nos.makedirs('out/shut')\nopen('out/a', 'w').write('x')\nopen('out/b', 'w').write('y')\n\
+                open('out/shut/c', 'w').write('z')\nos.symlink('/etc/passwd', 'out/link')\nos.chmod('out/b', 0)\nos.chmod('out/shut', 0)\n";
+    let object = user.run(&["--out", &format!("out:{}", user.lab.data.join("to").display())], code);
+    let outputs = object.at("/outputs").as_array().unwrap();
+    assert_eq!((outputs.len(), &outputs[0]["path"]), (1, &"out/a".into()), "{outputs:?}");
+    let refused = object.at("/outputs_refused").to_string();
+    for why in [
+        "it can't be opened: Permission denied",
+        "the directory can't be read: Permission denied",
+        "a symbolic link",
+    ] {
+        assert!(refused.contains(why), "{refused}");
+    }
+    let printed = finish(user.command().args(["files", object.id(), "out/a"]), None).expect(0);
+    assert_eq!(printed.stdout, b"x");
+}
