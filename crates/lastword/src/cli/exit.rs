@@ -1,6 +1,6 @@
 //! What `lastword run` exits with.
 
-use lastword_api::{Execution, ProblemCode, Status, signal_number};
+use lastword_api::{Execution, ProblemCode, Reason, Status, signal_number};
 
 /// lastword itself failed, or can't vouch for the transcript.
 pub(crate) const FAILED: u8 = 125;
@@ -60,8 +60,16 @@ pub(crate) fn outcome(execution: &Execution, interrupted: Option<u8>) -> Outcome
     match execution.status {
         Status::Cancelled => Outcome::silent(SIGNAL + interrupted.unwrap_or(SIGINT)),
         Status::TimedOut => Outcome::silent(TIMED_OUT),
-        _ => Outcome::silent(program_code(execution).unwrap_or(FAILED)),
+        _ => Outcome::silent(compiler_code(execution).or_else(|| program_code(execution)).unwrap_or(FAILED)),
     }
+}
+
+/// The compiler's exit code, where there is no program to have one. A compiler that was killed for what it used counts as 1.
+fn compiler_code(execution: &Execution) -> Option<u8> {
+    (execution.reason == Some(Reason::CompileFailed)).then(|| {
+        let code = execution.compile.as_ref().and_then(|compile| compile.exit_code);
+        code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1)
+    })
 }
 
 /// The program's own exit code, or the one that a shell gives a signal.

@@ -16,6 +16,7 @@
 pub mod cancel;
 mod compile;
 pub mod follow;
+pub mod images;
 pub mod new;
 pub mod outcome;
 pub mod prepare;

@@ -34,8 +34,7 @@ pub struct ImageRun {
     pub digest: String,
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
+    pub env: Vec<(String, String)>,
     /// Absolute.
     pub working_dir: Option<PathBuf>,
     /// uid and gid inside the sandbox.
@@ -96,11 +95,6 @@ impl Engine {
             self.with_build(execution, request, runtime, &mut prepared, cancel)?;
         }
         Ok(prepared)
-    }
-
-    fn with_image(&self, _execution: &mut Execution, name: &str) -> Result<Prepared<'static>, Unprepared> {
-        let message = format!("{name}: images are not available yet in this version");
-        Err(Unprepared { cause: Cause::ImageUnavailable { message } })
     }
 
     fn with_build(

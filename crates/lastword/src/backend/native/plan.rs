@@ -312,10 +312,8 @@ fn environment(
     if request.tty {
         env.insert("TERM".into(), "xterm".into());
     }
-    for line in prepared.image.iter().flat_map(|image| &image.env) {
-        if let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty()) {
-            env.insert(name.into(), value.into());
-        }
+    for (name, value) in prepared.image.iter().flat_map(|image| &image.env) {
+        env.insert(name.into(), value.into());
     }
     env.extend(surroundings.env.iter().cloned());
     env.extend(request.secrets.iter().cloned());

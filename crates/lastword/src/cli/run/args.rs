@@ -19,7 +19,7 @@ use crate::cli::values;
                       lastword run [OPTIONS] --image IMAGE\n       \
                       lastword run [OPTIONS] --request FILE|-",
     after_help = "\
-Exit code: the program's own, and
+Exit code: the program's own, the compiler's where it said no, and
   128+n  signal n ended it
   124    it ran out of time
   125    lastword failed, or can't vouch for the transcript

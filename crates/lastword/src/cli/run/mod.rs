@@ -5,25 +5,27 @@ mod files;
 mod request;
 mod venv;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
 use lastword_api::execution::INLINE_BYTES_DEFAULT;
-use lastword_api::{Execution, Stream};
+use lastword_api::{Execution, Reason, Stream};
+use lastword_store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uuid::Uuid;
 
 pub(crate) use self::args::Args;
 use self::args::SaysArgs;
-use self::request::{request, stands_behind_dashes};
+use self::request::{Out, outs, request, stands_behind_dashes};
 use super::exit::outcome;
 use super::message::{Advice, hint, say};
 use super::output::print_json;
 use super::print::Printer;
 use super::replay::Collector;
-use super::{Globals, summary};
+use super::{Globals, save, summary};
 use crate::execution::{Cancel, Sink};
 
 pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
@@ -39,12 +41,15 @@ pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
         execution.inline = Some(collector.into_inline());
         print_json(&execution)?;
         say_summary(&execution, &args.says);
+        save_outputs(&engine.store, &execution, &args)?;
         return Ok(0);
     }
     let mut printer = Printer::new(args.says.timestamps);
     let mut sink = Announced { sink: &mut printer, verbose: args.says.verbose };
     let execution = engine.run(request, &mut sink, &cancel)?;
     say_summary(&execution, &args.says);
+    say_compiler(&execution, &args.says);
+    save_outputs(&engine.store, &execution, &args)?;
     let signal = Some(interrupted.load(Ordering::SeqCst)).filter(|signal| *signal != 0);
     let outcome = outcome(&execution, signal);
     if !args.says.quiet {
@@ -63,6 +68,39 @@ fn say_summary(execution: &Execution, says: &SaysArgs) {
     if says.verbose {
         say(&summary::line(execution));
     }
+}
+
+/// What the compiler said, where that is why there is nothing else to show.
+fn say_compiler(execution: &Execution, says: &SaysArgs) {
+    let Some(compile) = &execution.compile else { return };
+    if execution.reason == Some(Reason::CompileFailed) || says.verbose {
+        for (text, encoding) in
+            [(&compile.stdout, compile.stdout_encoding), (&compile.stderr, compile.stderr_encoding)]
+        {
+            let bytes = lastword_api::encoding::output_bytes(text, encoding).unwrap_or_default();
+            let _ = std::io::stderr().write_all(&bytes);
+        }
+        if let (true, Some(id)) = (compile.truncated, compile.id) {
+            say(&format!("the compiler said more: lastword logs {id}"));
+        }
+    }
+}
+
+/// Copies what `--out` asked for, and says what can't be had.
+fn save_outputs(store: &Store, execution: &Execution, args: &Args) -> anyhow::Result<()> {
+    for Out { glob, dir } in outs(&args.keeps.out)? {
+        let saved = save::save(store, execution, &glob, &dir)
+            .hint(format!("the execution has them: lastword files {}", execution.id))?;
+        if saved.files == 0 && !args.says.quiet {
+            say(&format!("nothing was kept of --out {}", glob.escape_ascii()));
+        }
+    }
+    if !args.says.quiet {
+        for refused in &execution.outputs_refused {
+            say(&format!("not kept: {}: {}", refused.path, refused.reason));
+        }
+    }
+    Ok(())
 }
 
 /// Says the id as soon as there is one.
