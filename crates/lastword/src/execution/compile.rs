@@ -39,8 +39,9 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 const CACHE_BYTES_MAX: u64 = 2 << 30;
 /// How often somebody who waits for another's compile step looks whether it has ended, or was cancelled itself.
 const LOOK: Duration = Duration::from_millis(20);
-/// The label of a compile step, and of the execution that it was done for.
-const STEP_LABEL: &str = "lastword.step";
+/// The label of a compile step.
+pub const STEP_LABEL: &str = "lastword.step";
+/// The label of the execution that it was done for.
 const FOR_LABEL: &str = "lastword.for";
 const MODE: u32 = 0o755;
 

@@ -39,6 +39,7 @@ use self::prepare::Prepared;
 use crate::backend::native::start::{News, Passed};
 use crate::backend::native::{self, Machine, Refused, Supervisor};
 pub use cancel::Cancel;
+pub use compile::STEP_LABEL;
 use follow::Follower;
 pub use recover::recover;
 pub use request::Request;

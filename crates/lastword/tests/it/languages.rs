@@ -224,6 +224,10 @@ fn a_program_that_is_judged_on_100_inputs_is_compiled_once() {
         assert_eq!(object.stdout(), format!("{sum}\n").as_bytes());
     }
     assert_eq!(results.len(), 100);
+    // A list of a hundred runs shows them, not the step.
+    let listed = judge.lab.lastword(["list", "--json", "--limit", "100"]).expect(0).stdout;
+    let listed = Object::parse(&listed);
+    assert_eq!(listed.at("/items").as_array().map(Vec::len), Some(100));
     assert_eq!(results.iter().filter(|(object, _)| object.at("/compile/cached") == false).count(), 1);
     assert_eq!(judge.steps(), 1);
 }
