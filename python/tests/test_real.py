@@ -138,14 +138,20 @@ class Outputs(RealCase):
             execution.read_output("c")
 
     def test_names_that_are_hard_to_pass_on(self) -> None:
-        code = "for name in (b'-rf', b'\\xff', b'new\\nline'): open(name, 'w').write(repr(name))"
-        execution = lastword.run(code, outputs=["*"])
+        code = (
+            "import os; os.mkdir('d')\n"
+            "for name in (b'd/-rf', b'd/\\xff', b'd/new\\nline', b'/tmp/-x'):\n"
+            "    open(name, 'w').write(repr(name))"
+        )
+        execution = lastword.run(code, outputs=["d/*", "/tmp/-*"])
         for output in execution.outputs:
             with self.subTest(path=output.path):
                 data = execution.read_output(output.path)
                 self.assertEqual(data.decode(), repr(output.path.encode("utf-8", "surrogateescape")))
-        self.assertEqual(len(execution.save_outputs(self.dir / "out")), len(execution.outputs))
-        self.assertEqual(len(execution.outputs) + len(execution.outputs_refused), 3)
+        self.assertEqual(len(execution.outputs) + len(execution.outputs_refused), 4)
+        saved = execution.save_outputs(self.dir / "out")
+        self.assertEqual(len(saved), len(execution.outputs))
+        self.assertIn(self.dir / "out/tmp/-x", saved)
 
     def test_a_link_is_refused_and_says_so(self) -> None:
         execution = lastword.run("import os; os.symlink('/etc/passwd', 'x')", outputs=["x"])

@@ -31,7 +31,21 @@ class Saving(TempCase):
         self.assertEqual(self.everything(), ["target/a", "target/b/c/d", "target/b/c/e"])
 
     def test_no_path_leads_out(self) -> None:
-        paths = ["../x", "/x", "a/../../x", "..", ".", "", "a//b", "a/./b", "a/", "a\0b", "/".join("d" * 100)]
+        paths = [
+            "../x",
+            "//x",
+            "/../x",
+            "/",
+            "a/../../x",
+            "..",
+            ".",
+            "",
+            "a//b",
+            "a/./b",
+            "a/",
+            "a\0b",
+            "/".join("d" * 100),
+        ]
         for path in paths:
             with self.subTest(path=path), self.assertRaises(LastwordError):
                 self.save(path)
@@ -44,16 +58,28 @@ class Saving(TempCase):
             self.save("link/x")
         self.assertEqual(list(self.outside.iterdir()), [])
 
-    def test_a_file_that_is_a_link_is_replaced_and_not_followed(self) -> None:
+    def test_an_absolute_path_is_one_below_the_directory(self) -> None:
+        self.assertEqual(self.save("/tmp/x"), str(self.target / "tmp/x"))
+        self.assertEqual(self.everything(), ["target/tmp/x"])
+
+    def test_no_output_takes_the_place_of_another(self) -> None:
+        with Target(str(self.target)) as target:
+            target.save("/tmp/x", iter([b"first"]))
+            with self.assertRaisesRegex(LastwordError, "another output"):
+                target.save("tmp/x", iter([b"second"]))
+        self.assertEqual((self.target / "tmp/x").read_bytes(), b"first")
+
+    def test_a_file_that_is_a_link_is_neither_followed_nor_replaced(self) -> None:
         victim = self.outside / "victim"
         victim.write_bytes(b"precious")
         self.target.mkdir()
         (self.target / "soft").symlink_to(victim)
         os.link(victim, self.target / "hard")
-        self.save("soft")
+        with self.assertRaisesRegex(LastwordError, "in the way"):
+            self.save("soft")
         self.save("hard")
         self.assertEqual(victim.read_bytes(), b"precious")
-        self.assertFalse((self.target / "soft").is_symlink())
+        self.assertTrue((self.target / "soft").is_symlink())
         self.assertEqual((self.target / "hard").read_bytes(), b"data")
 
     def test_what_is_in_the_way_is_an_error_and_nothing_is_left(self) -> None:

@@ -123,9 +123,9 @@ class Execution:
     def save_outputs(self, directory: StrPath) -> list[Path]:
         """Writes all declared output files below a directory, and returns where they are.
 
-        Their paths are the program's own choice. None leads out of the directory or through a symbolic link:
-        such a path raises LastwordError, as does one that a directory is in the way of. An existing file is
-        replaced.
+        One below the working directory keeps its path from there on; /tmp/x becomes tmp/x. The paths are the
+        program's own choice: none leads out of the directory or through a link. A path that would, or that a
+        link or a directory is in the way of, raises LastwordError. An older file is replaced.
         """
         saved = []
         with Target(os.fspath(directory)) as target:

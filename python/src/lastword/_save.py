@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
@@ -24,6 +27,7 @@ class Target:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._root = -1
+        self._saved: set[Path] = set()
 
     def __enter__(self) -> Target:
         os.makedirs(self.directory, exist_ok=True)
@@ -39,8 +43,11 @@ class Target:
         os.close(self._root)
 
     def save(self, path: str, chunks: Iterator[bytes]) -> Path:
-        """Writes one file, whole or not at all."""
+        """Writes one file, whole or not at all. The absolute path /tmp/x is tmp/x here."""
         *parents, name = _parts(path)
+        saved = Path(self.directory, *parents, name)
+        if saved in self._saved:
+            raise LastwordError(f"can't save {path!r}: another output is saved in its place")
         parent = self._open_parent(path, parents)
         try:
             _write(parent, name, chunks)
@@ -48,7 +55,8 @@ class Target:
             raise LastwordError(f"can't save {path!r}: {error.strerror}") from error
         finally:
             os.close(parent)
-        return Path(self.directory, *parents, name)
+        self._saved.add(saved)
+        return saved
 
     def _open_parent(self, path: str, parents: list[str]) -> int:
         here = os.dup(self._root)
@@ -66,7 +74,7 @@ class Target:
 
 
 def _parts(path: str) -> list[str]:
-    parts = path.split("/")
+    parts = (path[1:] if path.startswith("/") else path).split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts) or len(parts) > _DEPTH_MAX:
         raise LastwordError(f"{path[:200]!r} is no path below a directory: not saved")
     return parts
@@ -82,7 +90,11 @@ def _open_directory(parent: int, name: str) -> int:
 
 
 def _write(parent: int, name: str, chunks: Iterator[bytes]) -> None:
-    # Under another name first. The rename replaces what stands there, a link included, and never follows it.
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        if not stat.S_ISREG(mode):
+            raise FileExistsError(errno.EEXIST, "a link, a directory or a device is in the way")
+    # Under another name first. Whatever takes this one meanwhile, the rename replaces it and follows no link.
     temporary = f".lastword-{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, _MODE_FILE, dir_fd=parent)
