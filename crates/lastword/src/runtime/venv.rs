@@ -338,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn a_copied_python_still_needs_the_library_it_was_made_with() {
+        let lab = lab();
+        let dir = lab.path().canonicalize().unwrap();
+        fs::remove_file(dir.join("env/bin/python")).unwrap();
+        fs::copy(dir.join("pythons/3.12.1/bin/python3.12"), dir.join("env/bin/python")).unwrap();
+        let venv = look(&dir.join("env"), Some(&dir)).unwrap();
+        assert!(shared(&dir, &venv).contains(&("pythons/3.12".into(), "pythons/3.12.1".into())), "{venv:?}");
+    }
+
+    #[test]
     fn a_home_directory_is_never_shared_whole() {
         let lab = lab();
         let dir = lab.path().canonicalize().unwrap();
