@@ -141,6 +141,16 @@ pub fn fill(words: &[String], values: &Values) -> Vec<OsString> {
     filled
 }
 
+/// The first placeholder of a word that stands for nothing, or that must be a word of its own.
+pub(super) fn unknown_placeholder(word: &str) -> Option<&str> {
+    if word == "{sources}" || word == "{flags}" {
+        return None;
+    }
+    let values = Values::default();
+    let names = word.split('{').skip(1).filter_map(|after| after.split_once('}').map(|(name, _)| name));
+    names.into_iter().find(|name| values.value(name).is_none())
+}
+
 impl Values {
     /// One word, in which `{sources}` and `{flags}` have no meaning.
     pub(super) fn fill_word(&self, word: &str) -> OsString {

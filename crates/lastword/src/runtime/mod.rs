@@ -33,6 +33,7 @@
 //! Placeholders stand for a part of a word, or for all of it; [`fill`] has the list.
 
 mod fill;
+pub mod own;
 mod select;
 mod toolchain;
 pub mod venv;
@@ -41,7 +42,7 @@ mod versions;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use lastword_api::Limits;
 use lastword_api::request::NewLimits;
@@ -183,8 +184,7 @@ const SOURCES: [(&str, &str); 11] = [
 ];
 const COMMAND_SOURCE: &str = include_str!("../../runtimes/command.toml");
 
-static ALL: LazyLock<Vec<Runtime>> =
-    LazyLock::new(|| SOURCES.iter().map(|(file, source)| parse(file, source)).collect());
+static ALL: OnceLock<Vec<Runtime>> = OnceLock::new();
 static COMMAND: LazyLock<Runtime> = LazyLock::new(|| parse("command", COMMAND_SOURCE));
 
 fn memory_percent_default() -> u64 {
@@ -199,9 +199,29 @@ fn parse(file: &str, source: &str) -> Runtime {
     }
 }
 
-/// All runtimes, by name.
+fn built_in() -> Vec<Runtime> {
+    SOURCES.iter().map(|(file, source)| parse(file, source)).collect()
+}
+
+/// Adds the runtimes of a directory for the rest of this process. It must come before anything asks for a runtime.
+pub fn add_own(dir: &Path) -> Result<(), own::Error> {
+    let all = with_own(own::read(dir)?);
+    // A second call would find runtimes in use: what is there stays.
+    let _ = ALL.set(all);
+    Ok(())
+}
+
+/// The user's own come first: whatever they claim is theirs.
+fn with_own(mut own: Vec<Runtime>) -> Vec<Runtime> {
+    let replaced = |runtime: &Runtime| own.iter().any(|ours| ours.name == runtime.name);
+    let rest: Vec<Runtime> = built_in().into_iter().filter(|runtime| !replaced(runtime)).collect();
+    own.extend(rest);
+    own
+}
+
+/// All runtimes: the user's own by name, then those that are built in by name.
 pub fn all() -> &'static [Runtime] {
-    &ALL
+    ALL.get_or_init(built_in)
 }
 
 /// What a command that runs as it is gets as flush help. Its name is no runtime's.
@@ -211,7 +231,8 @@ pub fn command() -> &'static Runtime {
 
 /// The names that `--runtime` takes, without aliases.
 pub fn names() -> String {
-    let names: Vec<&str> = all().iter().map(|runtime| runtime.name.as_str()).collect();
+    let mut names: Vec<&str> = all().iter().map(|runtime| runtime.name.as_str()).collect();
+    names.sort_unstable();
     names.join(", ")
 }
 
@@ -278,8 +299,6 @@ impl Runtime {
 
 #[cfg(test)]
 mod tests {
-    use lastword_sandbox::root::HELP;
-
     use super::*;
 
     #[test]
@@ -294,14 +313,17 @@ mod tests {
         }
         for runtime in all().iter().chain([command()]) {
             let name = &runtime.name;
-            assert!(!runtime.code_file.is_empty() && !runtime.code_file.contains('/'), "{name}");
-            assert!((1..=100).contains(&runtime.memory_percent), "{name}");
-            for file in [&runtime.flush.line, &runtime.flush.unbuffered].into_iter().flat_map(|v| &v.files) {
-                // One directory below, and a name in it: what the sandbox can make.
-                let below = file.path.strip_prefix(HELP).and_then(|rest| rest.strip_prefix('/'));
-                assert_eq!(below.map(|rest| rest.matches('/').count()), Some(1), "{name}: {}", file.path);
-            }
+            assert_eq!(own::check(runtime), Ok(()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_users_own_runtime_comes_first() {
+        let shell = Runtime { extensions: vec!["py".into()], ..by_name("bash").unwrap().clone() };
+        let all = with_own(vec![shell]);
+        assert_eq!(all.len(), SOURCES.len());
+        assert_eq!(all.iter().filter(|runtime| runtime.name == "bash").count(), 1);
+        assert_eq!(all[0].extensions, ["py"]);
     }
 
     #[test]
