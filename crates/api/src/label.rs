@@ -9,6 +9,9 @@ pub const LABEL_KEY_BYTES_MAX: usize = 128;
 /// Bytes of a value.
 pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
 
+/// Keys that begin so are lastword's own: nobody else may set them.
+pub const LABEL_RESERVED_PREFIX: &str = "lastword.";
+
 /// What is wrong with a label. Texts are quoted with their control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
@@ -22,9 +25,13 @@ pub enum LabelError {
     ValueTooLong { key: String, bytes: usize },
     #[error("the value of label {key:?} has control characters")]
     ValueControl { key: String },
+    #[error(
+        "the label key {key:?} begins with \"{LABEL_RESERVED_PREFIX}\", which is kept for lastword itself"
+    )]
+    Reserved { key: String },
 }
 
-/// Checks labels against their bounds.
+/// Checks a user's labels against their bounds.
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), LabelError> {
     if labels.len() > LABELS_MAX {
         return Err(LabelError::TooMany { count: labels.len() });
@@ -35,6 +42,9 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), LabelError>
             || key.contains(|c: char| c == '=' || c.is_control())
         {
             return Err(LabelError::Key { key: key.chars().take(LABEL_KEY_BYTES_MAX).collect() });
+        }
+        if key.starts_with(LABEL_RESERVED_PREFIX) {
+            return Err(LabelError::Reserved { key: key.clone() });
         }
         if value.len() > LABEL_VALUE_BYTES_MAX {
             return Err(LabelError::ValueTooLong { key: key.clone(), bytes: value.len() });
@@ -58,6 +68,9 @@ mod tests {
     fn bounds_hold() {
         assert_eq!(check("team", "a=b c"), Ok(()));
         assert_eq!(check("k", ""), Ok(()));
+        assert_eq!(check("lastword", "x"), Ok(()));
+        let reserved = check("lastword.batch", "x").unwrap_err();
+        assert!(reserved.to_string().contains("\"lastword.batch\" begins with \"lastword.\""), "{reserved}");
         assert!(check("", "x").is_err());
         assert!(check("a=b", "x").is_err());
         assert!(check(&"k".repeat(LABEL_KEY_BYTES_MAX + 1), "x").is_err());

@@ -17,6 +17,8 @@ use crate::path::{any_path, file_path, glob_path};
 pub const FILES_MAX: usize = 100_000;
 /// Bytes of all files, the code and stdin together: they cross a socket to the supervisor in one piece.
 pub const INPUT_BYTES_MAX: u64 = 192 << 20;
+/// Bytes of a request as JSON: base64 takes a third more than its bytes, escapes take more.
+pub const REQUEST_BYTES_MAX: u64 = 2 * INPUT_BYTES_MAX;
 /// Patterns of output files.
 pub const OUTPUTS_MAX: usize = 64;
 /// Arguments and variables, and the bytes of each.

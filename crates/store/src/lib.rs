@@ -174,6 +174,19 @@ impl Store {
         self.find_orphans()
     }
 
+    /// Waits, as long as it takes, until nobody works on an execution that has not ended, and takes its spool: hand it to
+    /// [`Store::finish`]. `None`: it has none any more, because somebody else has ended it or it is lost.
+    pub fn wait_for_spool(&self, id: Uuid) -> Result<Option<Spool>, Error> {
+        spool::wait_and_take(&self.shelf.layout, id)
+    }
+
+    /// Executions with an entry on disk that the index doesn't show yet: whoever holds their segment is about to make it
+    /// visible. Normally nobody has been told of them; after a power cut, while another process is at recovery, somebody
+    /// may have been.
+    pub fn unindexed(&self) -> Result<Vec<Uuid>, Error> {
+        Ok(self.shelf.unindexed()?.into_keys().collect())
+    }
+
     /// Reads everything of one execution again: checksums, the order of its chunks, its seal, and whether what is
     /// claimed of it holds. Damage is a problem in the verdict, not an error.
     pub fn verify(&self, id: Uuid) -> Result<Verdict, Error> {

@@ -79,6 +79,21 @@ pub(crate) fn try_take(layout: &Layout, id: Uuid) -> Result<Taken, Error> {
     Ok(Taken::Locked(Spool { id, file, path }))
 }
 
+/// Waits until nobody holds a spool, and locks it. `None`: it is gone.
+pub(crate) fn wait_and_take(layout: &Layout, id: Uuid) -> Result<Option<Spool>, Error> {
+    let path = layout.spool(id);
+    let failed = |error| Error::io("lock", &path, error);
+    let file = match open_options().open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", &path, error)),
+    };
+    disk::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(failed)?;
+    // Whoever was faster may have ended it.
+    let there = disk::leads_to(&path, disk::identity(&file).map_err(failed)?).map_err(failed)?;
+    Ok(there.then_some(Spool { id, file, path }))
+}
+
 /// For reading only, as the follower of a live run does.
 pub(crate) fn open_to_read(layout: &Layout, id: Uuid) -> Result<Option<File>, Error> {
     let path = layout.spool(id);

@@ -1,5 +1,6 @@
 //! The command line: one file for each command.
 
+mod batch;
 pub mod bench;
 mod completions;
 pub mod doctor;
@@ -48,6 +49,7 @@ Examples:
   lastword run script.py                        run a file in a sandbox
   lastword run --runtime python -c 'print(1)'   run code
   lastword run --timeout 5s -- ls /             run a command
+  lastword batch rows.jsonl                     run many, one request a line
   lastword list                                 what ran
   lastword logs ID                              what it said, byte for byte";
 
@@ -62,6 +64,7 @@ pub struct Globals {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Batch(batch::Args),
     Logs(logs::Args),
     Get(get::Args),
     List(list::Args),
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
     let globals = &cli.globals;
     let result = match cli.command {
         Command::Run(args) => run::run(*args, globals),
+        Command::Batch(args) => batch::run(&args, globals),
         Command::Logs(args) => logs::run(&args, globals),
         Command::Get(args) => get::run(&args, globals),
         Command::List(args) => list::run(&args, globals),

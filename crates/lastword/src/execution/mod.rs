@@ -41,7 +41,7 @@ use crate::backend::native::{self, Machine, Refused, Supervisor};
 pub use cancel::Cancel;
 pub use compile::STEP_LABEL;
 use follow::Follower;
-pub use recover::recover;
+pub use recover::{adopt, recover};
 pub use request::Request;
 
 use crate::runtime::Versions;

@@ -1,14 +1,20 @@
 //! Finishes executions whose starter is gone.
 
+use std::time::Duration;
+
 use lastword_api::{Execution, Problem, ProblemCode, Retry, Status};
 use lastword_frame::verify::{Report, Verifier};
 use lastword_sandbox::cgroup::groups;
-use lastword_store::{Orphan, Store};
+use lastword_store::{Orphan, Spool, Store};
 use uuid::Uuid;
 
 use super::follow::{Follower, Silent};
 use super::{Error, meta, object, outcome};
 use crate::backend::native::Machine;
+
+/// Looks at an execution without a spool whose end is about to be seen, and the pause between two.
+const ADOPT_TRIES_MAX: u32 = 100;
+const ADOPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Finishes every execution that nobody works on any more. Returns how many.
 ///
@@ -31,12 +37,9 @@ pub fn recover(store: &Store) -> Result<u64, Error> {
     for orphan in orphans {
         match orphan {
             Orphan::Spool(spool) => {
-                let Some(entry) = store.get(spool.id)? else { continue };
-                let mut execution = parse(spool.id, &entry.object)?;
-                let mut follower = Follower::new(spool.id);
-                follower.read(&spool.file, &mut Silent)?;
-                conclude(&mut execution, &follower.finish(), machine);
-                store.finish(spool, &meta(&execution), &object(&execution)?)?;
+                if !end(store, spool, machine)? {
+                    continue;
+                }
             }
             Orphan::Missing { id, entry } => {
                 let mut execution = parse(id, &entry.object)?;
@@ -47,6 +50,37 @@ pub fn recover(store: &Store) -> Result<u64, Error> {
         finished += 1;
     }
     Ok(finished)
+}
+
+/// Waits for the end of an execution that another process has started, and makes it durable if nobody else does. Returns at
+/// once if it has ended or was removed.
+pub fn adopt(store: &Store, id: Uuid) -> Result<(), Error> {
+    for _ in 0..ADOPT_TRIES_MAX {
+        if store.get(id)?.is_none_or(|entry| entry.ended) {
+            return Ok(());
+        }
+        if let Some(spool) = store.wait_for_spool(id)? {
+            let machine = Machine::get();
+            groups::sweep(&machine.cgroups.points, &[id.into_bytes()]);
+            end(store, spool, machine)?;
+        } else if store.get(id)?.is_some_and(|entry| !entry.ended) {
+            // Without a spool it is lost, unless its end is about to get its row.
+            recover(store)?;
+            std::thread::sleep(ADOPT_PAUSE);
+        }
+    }
+    Err(lastword_store::Error::SpoolGone { id }.into())
+}
+
+/// Ends an execution from its spool. False if there is no such execution.
+fn end(store: &Store, spool: Spool, machine: &Machine) -> Result<bool, Error> {
+    let Some(entry) = store.get(spool.id)? else { return Ok(false) };
+    let mut execution = parse(spool.id, &entry.object)?;
+    let mut follower = Follower::new(spool.id);
+    follower.read(&spool.file, &mut Silent)?;
+    conclude(&mut execution, &follower.finish(), machine);
+    store.finish(spool, &meta(&execution), &object(&execution)?)?;
+    Ok(true)
 }
 
 fn conclude(execution: &mut Execution, report: &Report, machine: &Machine) {

@@ -409,12 +409,12 @@ fn a_torn_tail_of_a_segment_does_no_harm() {
 }
 
 /// A small file system of our own; unmounted when dropped.
-struct Small {
+pub(crate) struct Small {
     path: PathBuf,
 }
 
 impl Small {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub(crate) fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "lastword-test"])

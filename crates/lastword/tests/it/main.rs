@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it needs by unwrapping")]
 
 mod bad_input;
+mod batch;
 mod cli;
 mod conformance;
 mod durability;

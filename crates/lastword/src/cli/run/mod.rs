@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 pub(crate) use self::args::Args;
 use self::args::SaysArgs;
+pub(crate) use self::request::share;
 use self::request::{Out, outs, request, stands_behind_dashes};
 use super::exit::outcome;
 use super::message::{Advice, hint, say};

@@ -13,7 +13,7 @@ use lastword_api::limits::{
     DISK_BYTES_DEFAULT, MEMORY_BYTES_DEFAULT, OUTPUT_BYTES_DEFAULT, STACK_BYTES_DEFAULT, WALL_MS_DEFAULT,
 };
 use lastword_api::path::{WORK, file_path, glob_path};
-use lastword_api::request::INPUT_BYTES_MAX;
+use lastword_api::request::REQUEST_BYTES_MAX;
 use lastword_api::{Limits, NewExecution, check_labels};
 
 use super::args::{Args, FlushArg, LaterArgs, LimitArgs, OrderingArg, OutputLimitArg};
@@ -25,9 +25,6 @@ use crate::execution::Request;
 use crate::execution::new::check_places;
 use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Stdin};
 use crate::runtime::{self, Runtime, Selected};
-
-/// Bytes of a request as JSON: base64 takes a third more than its bytes, escapes take more.
-const REQUEST_BYTES_MAX: u64 = 2 * INPUT_BYTES_MAX;
 
 /// Whether the last `count` words of the command line stand behind a `--`. clap takes it away, and it decides
 /// between a file and a command. Those words are always the last ones, for nothing may follow them.
@@ -43,16 +40,22 @@ pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request
         Some(path) => from_json(path)?,
         None => typed(args, after_dashes)?,
     };
-    for given in &args.given.ro {
-        request.read_only.push(files::shared(given)?);
-    }
-    if let Some(dir) = &args.given.venv {
-        venv::enter(&mut request, dir)?;
-    }
+    share(&mut request, &args.given.ro, args.given.venv.as_deref())?;
     for out in outs(&args.keeps.out)? {
         request.outputs.push(out.glob);
     }
     Ok(request)
+}
+
+/// What the program can read of this machine: never a request's own wish, always an option.
+pub(crate) fn share(request: &mut Request, ro: &[OsString], venv: Option<&Path>) -> anyhow::Result<()> {
+    for given in ro {
+        request.read_only.push(files::shared(given)?);
+    }
+    if let Some(dir) = venv {
+        venv::enter(request, dir)?;
+    }
+    Ok(())
 }
 
 /// The request as the options say it.

@@ -1,0 +1,241 @@
+//! One row to its result.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lastword_api::execution::INLINE_BYTES_DEFAULT;
+use lastword_api::{Execution, Problem, ProblemCode, Reason, Retry, Status, Stream};
+use uuid::Uuid;
+
+use super::limits::{RETRY_PAUSE, RETRY_PAUSE_MAX, ROW_BYTES_MAX};
+use super::queue::Job;
+use super::results::{Event, NoExecution, Outcome};
+use super::resume::{Past, State, is_for_again, mark};
+use super::rows::{self, BadRow, Row};
+use super::stop::{Stop, Why};
+use crate::backend::native::Refused;
+use crate::cli::replay::Collector;
+use crate::cli::run::share;
+use crate::cli::{get, object};
+use crate::execution::{self, Cancel, Engine, Request, Sink};
+
+/// What all rows have in common.
+pub(super) struct Work<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) batch: Uuid,
+    pub(super) retries: u8,
+    pub(super) stop: &'a Stop,
+    pub(super) ro: &'a [OsString],
+    pub(super) venv: Option<&'a PathBuf>,
+}
+
+/// What one try gave.
+enum Tried {
+    Done(Outcome),
+    /// lastword failed, and the program was surely not started.
+    Again(Outcome),
+}
+
+impl Work<'_> {
+    pub(super) fn result(&self, job: &Job) -> Event {
+        let row = job.line.row;
+        let Some(bytes) = &job.line.bytes else {
+            let message = format!("the line is longer than {ROW_BYTES_MAX} bytes");
+            return Event { row, key: None, outcome: bad_request(message) };
+        };
+        let key = || rows::key(bytes);
+        let mut adopted = match job.past {
+            Some(Past { id, state: State::Ended | State::Failed, .. }) => {
+                return Event { row, key: key(), outcome: Outcome::Stored(id) };
+            }
+            Some(Past { id, state: State::Live, .. }) => Some(id),
+            Some(Past { state: State::Again, .. }) | None => None,
+        };
+        let mut pause = RETRY_PAUSE;
+        for left in (0..=self.retries).rev() {
+            let tried = match adopted.take() {
+                Some(id) => self.adopted(id),
+                None => self.run(job, bytes),
+            };
+            match tried {
+                Ok(Tried::Again(_)) if left > 0 && !self.stop.is_asked() => {}
+                Ok(Tried::Again(outcome) | Tried::Done(outcome)) => {
+                    if outcome.is_disk_full() {
+                        self.stop.because(Why::DiskFull);
+                    }
+                    return Event { row, key: key(), outcome };
+                }
+                Err(BadRow { key, message }) => {
+                    return Event { row, key, outcome: bad_request(message) };
+                }
+            }
+            self.stop.pause(pause);
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+        // The last turn of the loop returns.
+        let message = "the row was not run".to_owned();
+        Event { row, key: key(), outcome: not_started(ProblemCode::Internal, None, message) }
+    }
+
+    fn run(&self, job: &Job, bytes: &[u8]) -> Result<Tried, BadRow> {
+        let Row { key, new } = Row::parse(bytes)?;
+        let wrong = |message: String| BadRow { key: key.clone(), message };
+        let mut request = Request::from_new(new).map_err(|error| wrong(error.to_string()))?;
+        share(&mut request, self.ro, self.venv.map(PathBuf::as_path))
+            .map_err(|error| wrong(format!("{error:#}")))?;
+        mark(&mut request.labels, self.batch, job.line.row, job.line.digest);
+        let mut sink = Accepted { collector: Collector::new(INLINE_BYTES_DEFAULT), id: None };
+        // A stop lets running rows end: the batch's own cancel is not theirs.
+        let ran = self.engine.run(request, &mut sink, &Cancel::default());
+        match (ran, sink.id) {
+            (Ok(mut execution), _) => {
+                execution.inline = Some(sink.collector.into_inline());
+                let again = is_for_again(&execution);
+                let outcome = Outcome::Ended(Box::new(execution));
+                Ok(if again { Tried::Again(outcome) } else { Tried::Done(outcome) })
+            }
+            // From here on only its spool can say whether the program ran.
+            (Err(_), Some(id)) => self.adopted(id),
+            (Err(execution::Error::Refused(refused)), None) => Ok(Tried::Done(refusal(&refused))),
+            (Err(error), None) => Ok(Tried::Again(never_accepted(error))),
+        }
+    }
+
+    /// An execution whose starter is gone, or gave up.
+    fn adopted(&self, id: Uuid) -> Result<Tried, BadRow> {
+        let store = &self.engine.store;
+        let mut pause = RETRY_PAUSE;
+        let mut left = self.retries;
+        let failure = loop {
+            match execution::adopt(store, id) {
+                Ok(()) => break None,
+                Err(error) if left == 0 || self.stop.is_asked() => break Some(error),
+                Err(_) => left -= 1,
+            }
+            self.stop.pause(pause);
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        };
+        let entry = match store.get(id) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => {
+                let message = format!("execution {id} was removed before its result was read");
+                return Ok(Tried::Done(unknown(id, ProblemCode::Lost, message)));
+            }
+            Err(error) => return Ok(Tried::Done(unknown(id, ProblemCode::Internal, chain(&error)))),
+        };
+        let mut execution = match object(&entry) {
+            Ok(execution) => execution,
+            Err(error) => {
+                return Ok(Tried::Done(unknown(id, ProblemCode::Internal, format!("{error:#}"))));
+            }
+        };
+        let Some(error) = failure else {
+            let stored = Outcome::Stored(id);
+            return Ok(if is_for_again(&execution) { Tried::Again(stored) } else { Tried::Done(stored) });
+        };
+        not_ended(&mut execution, &error);
+        execution.inline = Some(get::inline(store, id).unwrap_or_default());
+        Ok(Tried::Done(Outcome::Ended(Box::new(execution))))
+    }
+}
+
+/// Its supervisor is through, and its end could not be made durable: nobody may take it for a result of the program.
+fn not_ended(execution: &mut Execution, error: &execution::Error) {
+    let full = is_disk_full(error);
+    execution.status = Status::Error;
+    execution.reason = Some(if full { Reason::StorageFull } else { Reason::Lost });
+    execution.ok = false;
+    execution.transcript.complete = Some(false);
+    execution.transcript.why_incomplete = Some("its end is not kept yet".into());
+    execution.retry = Retry { safe: false, program_started: true };
+    execution.problem = Some(Problem {
+        code: if full { ProblemCode::StorageFull } else { ProblemCode::Internal },
+        message: format!("its end could not be kept; lastword get {} tries again", execution.id),
+        backend_message: Some(chain(error)),
+    });
+}
+
+fn bad_request(mut message: String) -> Outcome {
+    rows::shorten(&mut message);
+    let retry = Retry { safe: false, program_started: false };
+    Outcome::None(Box::new(NoExecution::new(None, None, problem(ProblemCode::BadRequest, message), retry)))
+}
+
+/// Another try here would be refused as well.
+fn refusal(refused: &Refused) -> Outcome {
+    let code = match refused {
+        Refused::Limit { .. } => ProblemCode::LimitUnenforced,
+        Refused::Ordering { .. } => ProblemCode::OrderingUnavailable,
+        _ => ProblemCode::BadRequest,
+    };
+    let retry = Retry { safe: false, program_started: false };
+    Outcome::None(Box::new(NoExecution::new(None, None, problem(code, refused.to_string()), retry)))
+}
+
+fn not_started(code: ProblemCode, reason: Option<Reason>, message: String) -> Outcome {
+    let retry = Retry { safe: true, program_started: false };
+    Outcome::None(Box::new(NoExecution::new(None, reason, problem(code, message), retry)))
+}
+
+/// A program is handed over only behind its accept: this one was not.
+fn never_accepted(error: execution::Error) -> Outcome {
+    let (code, reason) = match &error {
+        error if is_disk_full(error) => (ProblemCode::StorageFull, Some(Reason::StorageFull)),
+        execution::Error::Backend(_) => (ProblemCode::StartFailed, Some(Reason::StartFailure)),
+        _ => (ProblemCode::Internal, None),
+    };
+    not_started(code, reason, chain(&error))
+}
+
+fn unknown(id: Uuid, code: ProblemCode, message: String) -> Outcome {
+    let retry = Retry { safe: false, program_started: true };
+    Outcome::None(Box::new(NoExecution::new(Some(id), Some(Reason::Lost), problem(code, message), retry)))
+}
+
+fn problem(code: ProblemCode, message: String) -> Problem {
+    Problem { code, message, backend_message: None }
+}
+
+fn is_disk_full(error: &execution::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let store = error.downcast_ref::<lastword_store::Error>();
+        if io == Some(std::io::ErrorKind::StorageFull)
+            || matches!(store, Some(lastword_store::Error::StorageFull { .. }))
+        {
+            return true;
+        }
+        source = error.source();
+    }
+    // A transparent error passes its own source on, and not itself.
+    matches!(error, execution::Error::Store(lastword_store::Error::StorageFull { .. }))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+/// Keeps what a result shows of the streams, and whether there is an execution.
+struct Accepted {
+    collector: Collector,
+    id: Option<Uuid>,
+}
+
+impl Sink for Accepted {
+    fn accepted(&mut self, id: Uuid) {
+        self.id = Some(id);
+    }
+
+    fn record(&mut self, stream: Stream, _time_ns: i64, _seq: u64, bytes: &[u8]) {
+        self.collector.add(stream, bytes);
+    }
+
+    fn dropped(&mut self, _stream: Stream, _time_ns: i64, _seq: u64, _bytes: u64) {}
+}
