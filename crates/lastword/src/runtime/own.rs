@@ -211,6 +211,7 @@ mod tests {
             ),
             (line(&format!("{help}\"/usr/lib/x\"")), "flush.line has a file \"/usr/lib/x\""),
             (line(&format!("{help}\"/.lastword/help/../x\"")), "flush.line has a file"),
+            (line(&format!("{help}\"/.lastword/help/a/b/c\"")), "flush.line has a file"),
         ] {
             let lab = lab(&[("lua.toml", &text)]);
             let error = read(lab.path()).unwrap_err().to_string();
