@@ -200,7 +200,7 @@ impl Cache {
         // One that is there and can't be read.
         self.discard(hex)?;
         let directory = entry::make_directory(&path)?;
-        let unpacked = unpack::unpack(source, plan, &directory, &self.limits)?;
+        let unpacked = unpack::unpack(source, plan, &directory, &path, &self.limits)?;
         let record = Record {
             digest: plan.digest,
             config: plan.config.clone(),

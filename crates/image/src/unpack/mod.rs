@@ -5,6 +5,7 @@ mod tree;
 
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use crate::error::Error;
 use crate::limits::{Limits, TRAILING_BYTES_MAX};
@@ -31,11 +32,12 @@ struct Budget {
     left_out: u64,
 }
 
-/// Makes `rootfs` in `directory`, an empty one. On an error, what is there is of no use.
+/// Makes `rootfs` in `directory`, an empty one, which is at `path`. On an error, what is there is of no use.
 pub(crate) fn unpack(
     source: &mut Opened<'_>,
     plan: &Plan,
     directory: impl AsFd,
+    path: &Path,
     limits: &Limits,
 ) -> Result<Unpacked, Error> {
     let refused = |layer: &Layer| {
@@ -43,11 +45,8 @@ pub(crate) fn unpack(
         move |source| Error::Layer { layer, source }
     };
     let mut budget = Budget { bytes: limits.bytes, entries: limits.entries, left_out: 0 };
-    let failed = |source| Error::Layer {
-        layer: plan.digest,
-        source: TarError::Apply { name: "/".to_owned(), action: "make the root directory", source },
-    };
-    let mut tree = Tree::create(directory).map_err(failed)?;
+    let mut tree =
+        Tree::create(directory).map_err(|source| Error::io("make the root directory in", path, source))?;
     for layer in &plan.layers {
         let what = format!("layer {}", layer.diff_id);
         let promise = match layer.place {

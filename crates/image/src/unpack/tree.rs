@@ -250,17 +250,34 @@ impl Tree {
         }
         let parent = match self.find(path)? {
             Some(parent) => parent,
-            None => {
-                let (above, name) = split(path);
-                // As deep as a path has parts: at most half of PATH_BYTES_MAX.
-                let above = self.parent(above)?;
-                let made = self.make_directory(&above, name)?;
-                self.implied += 1;
-                self.note(&above, name);
-                Parent::new(made)?
-            }
+            None => self.make_way(path)?,
         };
         self.last = Some((path.to_vec(), Rc::clone(&parent)));
+        Ok(parent)
+    }
+
+    /// Makes a directory that is not there, and all above it that aren't either.
+    fn make_way(&mut self, path: &[u8]) -> io::Result<Rc<Parent>> {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let ends: Vec<usize> = std::iter::once(0).chain(slashes).chain([path.len()]).collect();
+        let start = |number: usize| ends.get(number).and_then(|end| path.get(..*end)).unwrap_or_default();
+        // By halves: a long way behind a chain of links is dear to look up.
+        let (mut there, mut missing, mut parent) = (0, ends.len() - 1, Rc::clone(&self.root));
+        while missing - there > 1 {
+            let middle = there.midpoint(missing);
+            match self.find(start(middle))? {
+                Some(found) => (there, parent) = (middle, found),
+                None => missing = middle,
+            }
+        }
+        // What is new has no links in it.
+        for number in missing..ends.len() {
+            let (_, name) = split(start(number));
+            let made = self.make_directory(&parent, name)?;
+            self.note(&parent, name);
+            self.implied += 1;
+            parent = Parent::new(made)?;
+        }
         Ok(parent)
     }
 

@@ -234,18 +234,6 @@ fn entries_are_counted_over_all_layers_and_with_what_they_imply() {
 }
 
 #[test]
-fn the_real_cap_on_entries_holds() {
-    let lab = Lab::new();
-    // The same name each time, so that the disk has nothing to do.
-    let one = Tar::new().dir("d").open_ended();
-    let max = Limits::default().entries as usize;
-    let stored = gzip(&one.repeat(max + 1));
-    let mut packed = Packed::of(&[(stored, one.repeat(max + 1))]);
-    let error = lab.unpack(&mut packed).expect_err("too many");
-    assert_has(&chain(&error), &[&max.to_string()]);
-}
-
-#[test]
 fn bombs_are_defused() {
     let lab = Lab::new();
     // 300 MiB of zeros in a file: gzip makes 1.3 MiB of it, zstd 28 KiB.
@@ -306,7 +294,7 @@ fn the_deepest_tree_is_unpacked_and_removed() {
     // Each link shortens the way, so that the tree gets deeper than any path is long.
     let part = "d/".repeat(1000);
     let mut tar = Tar::new();
-    for n in 0..6 {
+    for n in 0..5 {
         let place = if n == 0 { part.clone() } else { format!("l{}/{part}", n - 1) };
         tar = tar.dir(&place);
         let target = if n == 0 { format!("/{part}") } else { format!("/l{}/{part}", n - 1) };
@@ -315,13 +303,13 @@ fn the_deepest_tree_is_unpacked_and_removed() {
     let lower = tar.end();
     let image =
         lab.unpack(&mut Packed::plain(std::slice::from_ref(&lower))).map_err(|error| chain(&error)).unwrap();
-    assert_eq!(image.bytes, 6 * 1000 * 4096 + 6 * 4096);
+    assert_eq!(image.bytes, 5 * 1000 * 4096 + 5 * 4096);
     // Gone again by a whiteout, and when something else fails.
     let upper = Tar::new().file(".wh.d", "").end();
     let image =
         lab.unpack(&mut Packed::plain(&[lower.clone(), upper])).map_err(|error| chain(&error)).unwrap();
-    assert_eq!(snapshot(&image.rootfs).len(), 6);
-    assert_eq!(image.bytes, 6 * 4096);
+    assert_eq!(snapshot(&image.rootfs).len(), 5);
+    assert_eq!(image.bytes, 5 * 4096);
     assert_has(&Lab::new().refusal(&[lower, Tar::new().file("..", "").end()]), &["entry `..`"]);
 }
 
@@ -333,20 +321,18 @@ fn every_cut_is_refused() {
         .dir("d")
         .symlink("l", "a")
         .end();
-    let digest = Digest::of(&layer);
+    let (lab, digest) = (Lab::new(), Digest::of(&layer));
     for pack in [|bytes: &[u8]| bytes.to_vec(), gzip, zstd] {
         let stored = pack(&layer);
         // With honest digests of what is left, only the tar file itself can tell; with the old ones, everything does.
-        for length in (0..stored.len()).step_by(if stored.len() > 2000 { 97 } else { 1 }) {
-            let lab = Lab::new();
+        for length in (0..stored.len()).step_by(if stored.len() > 2000 { 97 } else { 3 }) {
             let mut packed = Packed::of(&[(stored[..length].to_vec(), layer.clone())]);
             let message = chain(&lab.unpack(&mut packed).expect_err("cut"));
             assert_has(&message, &[&digest.to_string()]);
         }
     }
     // The tar file alone, with a digest that is right: all but the cuts between entries show.
-    let lab = Lab::new();
-    for length in (1..layer.len() - 1024).filter(|length| length % 512 != 0) {
+    for length in (1..layer.len() - 1024).step_by(7).filter(|length| length % 512 != 0) {
         assert_has(&lab.refusal(&[layer[..length].to_vec()]), &["cut off"]);
     }
     assert_has(&lab.refusal(&[layer[..512].to_vec()]), &["cut off"]);

@@ -50,6 +50,13 @@ fn entries_go_through_links_of_lower_layers() {
 }
 
 #[test]
+fn a_directory_that_is_replaced_is_looked_up_again() {
+    let lab = Lab::new();
+    let layer = Tar::new().dir("e").file("d/a", "1").symlink("d", "e").file("d/b", "2").file("d/.wh.no", "");
+    assert_eq!(names(&lab.tree(&[layer.end()])), ["d", "e", "e/b"]);
+}
+
+#[test]
 fn a_file_is_no_directory() {
     let lab = Lab::new();
     assert_has(&lab.refusal(&[Tar::new().file("a", "").file("a/b", "").end()]), &["entry `a/b`"]);
