@@ -14,13 +14,14 @@ use crate::root::OWN;
 const SYSTEM_DIRECTORIES: [&str; 7] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"];
 
 /// What of /etc programs need to find libraries, zones, certificates and alternatives. Nothing with secrets or identities.
-const ETC: [&str; 23] = [
+const ETC: [&str; 26] = [
     "alternatives",
     "ca-certificates.conf",
     "fonts",
     "java-11-openjdk",
     "java-17-openjdk",
     "java-21-openjdk",
+    "java-25-openjdk",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
@@ -34,6 +35,8 @@ const ETC: [&str; 23] = [
     "protocols",
     "python3",
     "python3.11",
+    "python3.12",
+    "python3.13",
     "services",
     "ssl/certs",
     "terminfo",

@@ -33,6 +33,7 @@ use signal_hook::consts::SIGXFSZ;
 
 use self::message::{Advice, code_of, say, say_error};
 use crate::execution::{self, Engine};
+use crate::runtime;
 
 /// Runs code that nobody trusts, and never loses what it said.
 #[derive(Parser)]
@@ -85,6 +86,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let failure = if matches!(cli.command, Command::Run(_)) { exit::FAILED } else { FAILURE };
     let globals = &cli.globals;
+    if let Err(error) = add_own_runtimes(&cli.command) {
+        say_error(&error);
+        return ExitCode::from(failure);
+    }
     let result = match cli.command {
         Command::Run(args) => run::run(*args, globals),
         Command::Batch(args) => batch::run(&args, globals),
@@ -102,6 +107,15 @@ pub fn main() -> ExitCode {
         say_error(&error);
         code_of(&error).unwrap_or(failure)
     }))
+}
+
+/// The user's own runtimes, for the commands that run something.
+fn add_own_runtimes(command: &Command) -> anyhow::Result<()> {
+    if !matches!(command, Command::Run(_) | Command::Batch(_)) {
+        return Ok(());
+    }
+    let Some(dir) = runtime::own::directory(|name| std::env::var_os(name)) else { return Ok(()) };
+    runtime::add_own(&dir).hint(format!("correct it, or move it out of {}", dir.display()))
 }
 
 impl Globals {

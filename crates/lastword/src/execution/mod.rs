@@ -255,7 +255,9 @@ fn begin(machine: &Machine, request: &mut Request) -> Result<Execution, Refused>
     let id = Uuid::now_v7();
     let (limits, enforced) = native::plan::check(machine, request)?;
     let mut execution = Execution::queued(id, Timestamp::now(), Backend::Native, limits);
-    execution.runtime = request.runtime.as_ref().map(|runtime| runtime.name.clone());
+    // A command may have a runtime's surroundings; it is none.
+    let is_entry = matches!(request.program, request::Program::Entry { .. });
+    execution.runtime = request.runtime.as_ref().filter(|_| is_entry).map(|runtime| runtime.name.clone());
     execution.image = request.image.clone();
     execution.labels = std::mem::take(&mut request.labels);
     execution.environment.kernel = Some(machine.kernel.clone());

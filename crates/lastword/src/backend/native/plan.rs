@@ -18,13 +18,12 @@ use lastword_sandbox::{seccomp, sys};
 use super::Machine;
 use crate::execution::prepare::Prepared;
 use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Request, Shared, Stdin};
-use crate::runtime::{self, HelperFile, Runtime, Surroundings};
+use crate::runtime::{self, HelperFile, PATH, Runtime, Surroundings};
 
 /// How long processes that the main one left behind may go on.
 const GRACE: Duration = Duration::from_millis(100);
 /// Of the memory limit, what the writable tmpfs may never take: a program must be able to run with its disk full.
 const MEMORY_NOT_FOR_DISK: u64 = 2;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Output files of one execution.
 const OUTPUT_FILES_MAX: u32 = 10_000;
 /// Where the file system that a program fills can always be seen.

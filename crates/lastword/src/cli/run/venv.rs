@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::execution::Request;
-use crate::execution::request::Shared;
+use crate::execution::request::{Program, Shared};
+use crate::runtime;
 use crate::runtime::venv::Venv;
 
 pub(super) fn enter(request: &mut Request, dir: &Path) -> anyhow::Result<()> {
@@ -20,9 +21,12 @@ pub(super) fn enter(request: &mut Request, dir: &Path) -> anyhow::Result<()> {
             directory: shared.directory,
         });
     }
-    if let Some(runtime) = &request.runtime {
-        request.runtime = Some(venv.runtime(runtime));
-    }
+    request.runtime = match (&request.runtime, &request.program) {
+        (Some(runtime), _) => Some(venv.runtime(runtime)),
+        // For its help with buffers: the command stays as it is.
+        (None, Program::Command { argv }) => Some(venv.runtime(runtime::for_command(argv))),
+        (None, _) => None,
+    };
     for (name, value) in venv.env {
         if !request.env.iter().any(|(set, _)| *set == name) {
             request.env.push((name, value));
