@@ -169,7 +169,10 @@ if os.fork() == 0:
 os.wait()
 ";
     for _ in 0..6 {
-        let kept = run(&lab, &["out", "out/file", "out/passwd"], code);
+        let request = serde_json::json!({
+            "runtime": "python", "code": code, "outputs": ["out", "out/file", "out/passwd"], "ordering": "arrival",
+        });
+        let kept = run_request(&lab, request);
         assert_eq!(kept.object.end(), "succeeded/exit");
         // What a living process would do to us.
         assert!(!kept.object.at("/outputs_refused").to_string().contains("became"), "{:?}", kept.object.0);
@@ -180,6 +183,40 @@ os.wait()
         }
         assert!(kept.files.len() + kept.refusals() <= 2, "{:?}", kept.object.0);
     }
+}
+
+/// Between the copies of the first and the last file, many megabytes are copied. A process that still lived would have gone on
+/// counting meanwhile.
+#[test]
+fn the_file_system_stands_still_while_it_is_copied() {
+    let lab = Lab::new();
+    let code = "\
+import os, time
+os.makedirs('out')
+open('out/m', 'wb').write(bytes(32 << 20))
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 3)
+        n = 0
+        while True:
+            n += 1
+            for name in 'az':
+                with open('new', 'w') as new: new.write(str(n))
+                os.rename('new', 'out/' + name)
+            if n == 20: open('ready', 'w')
+    os._exit(0)
+os.wait()
+while not os.path.exists('ready'): time.sleep(0.001)
+";
+    // In exact order it would wait for us in its next write, and prove nothing.
+    let request =
+        serde_json::json!({"runtime": "python", "code": code, "outputs": ["out"], "ordering": "arrival"});
+    let kept = run_request(&lab, request);
+    assert_eq!(kept.paths(), ["out/a", "out/m", "out/z"]);
+    let number = |path| -> u64 { String::from_utf8_lossy(kept.file(path)).parse().unwrap() };
+    let (first, last) = (number("out/a"), number("out/z"));
+    assert!(first == last || first == last + 1, "{first} and {last}: something lived");
 }
 
 #[test]
