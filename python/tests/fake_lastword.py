@@ -2,8 +2,9 @@
 """A stand-in for the binary: answers from what it is asked, so that the package's own part can be tested
 alone.
 
-The code of a request steers it: `sleep` waits for SIGTERM and says in $FAKE_LOG that it came; `big N` answers
-N bytes of stdout; `exit N` and `die` end it in other ways; anything else is echoed as the program's stdout.
+The code of a request steers it: `sleep` waits for SIGTERM and says in $FAKE_LOG that it came; `linger` waits
+for two of them; `big N` answers N bytes of stdout; `exit N` and `die` end it in other ways; anything else is
+echoed as the program's stdout.
 """
 
 import json
@@ -71,9 +72,13 @@ def execution(id: str, stdout: str = "", status: str = "succeeded", complete: bo
     }
 
 
-def wait_for_the_end() -> None:
+def wait_for_the_end(signals: int = 1) -> None:
     def ended(number: int, frame: object) -> None:
+        nonlocal signals
         note(f"signal {number}")
+        signals -= 1
+        if signals > 0:
+            return
         # More than a pipe holds, and nobody has to read it.
         sys.stdout.write("x" * 1_000_000)
         sys.exit(143)
@@ -88,6 +93,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     words = request.get("code", "").split()
     if words[:1] == ["sleep"]:
         wait_for_the_end()
+    if words[:1] == ["linger"]:
+        wait_for_the_end(2)
     if words[:1] == ["die"]:
         os.kill(os.getpid(), signal.SIGKILL)
     if words[:1] == ["exit"]:

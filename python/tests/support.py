@@ -58,10 +58,12 @@ class FakeCase(TempCase):
         wait_until(there)
         return lines[0]
 
-    def assert_ended_politely(self) -> None:
-        """The child that said its pid got exactly one SIGTERM, and is gone."""
+    def assert_ended_politely(self, signals: int = 1) -> None:
+        """The child that said its pid got so many SIGTERMs, and is gone."""
         pid = int(self.wait_for_line("pid ").split()[1])
-        self.assertEqual([line for line in self.logged() if line.startswith("signal")], ["signal 15"])
+        self.assertEqual(
+            [line for line in self.logged() if line.startswith("signal")], ["signal 15"] * signals
+        )
         with self.assertRaises(ProcessLookupError):
             os.kill(pid, 0)
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
+from unittest import mock
 
 from lastword import BadRequest, BatchResult, LastwordError, Request, RunFailed, aio
 from lastword._batch import rows_under_way
@@ -140,6 +141,17 @@ class Batches(FakeCase):
         with self.assertRaisesRegex(LastwordError, "rows.*signal 9"):
             big = [Request("x" * (1 << 20))] * 9
             self.collect(aio.batch([Request("die"), *big]))
+
+    def test_a_child_that_waits_too_long_is_asked_again(self) -> None:
+        async def main() -> None:
+            results = aio.batch([Request("a"), Request("linger")])
+            await results.__anext__()
+            await asyncio.to_thread(self.wait_for_line, "pid")
+            with mock.patch("lastword.aio.END_BATCH_SECONDS", 0.1):
+                await results.aclose()
+            self.assert_ended_politely(signals=2)
+
+        asyncio.run(main())
 
     def test_a_cancel_ends_the_child_politely(self) -> None:
         async def main() -> None:

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import lastword
 from lastword import BadRequest, LastwordError, Request
@@ -140,6 +141,14 @@ class Ending(FakeCase):
         self.wait_for_line("pid")
         results.close()
         self.assert_ended_politely()
+
+    def test_a_child_that_waits_too_long_is_asked_again(self) -> None:
+        results = lastword.batch([Request("a"), Request("linger")])
+        next(results)
+        self.wait_for_line("pid")
+        with mock.patch("lastword._batch.END_BATCH_SECONDS", 0.1):
+            results.close()
+        self.assert_ended_politely(signals=2)
 
     def test_ctrl_c_ends_the_child_politely(self) -> None:
         def interrupt() -> None:

@@ -29,6 +29,10 @@ class RealCase(TempCase):
         """Until so many runs are under way."""
         wait_until(lambda: len(lastword.executions(status="running")) >= count)
 
+    def wait_for_the_end(self) -> None:
+        """Until nothing runs any more."""
+        wait_until(lambda: lastword.executions(status="running") == [])
+
 
 class Runs(RealCase):
     def test_a_program_that_fails_at_once(self) -> None:
@@ -236,14 +240,27 @@ class Batches(RealCase):
         tails = [result.raise_for_status().stdout[-3:].split()[-1] for result in results]
         self.assertEqual(tails, [str(n) for n in range(30)])
 
-    def test_closing_ends_what_runs(self) -> None:
-        slow = "import time; time.sleep(600)"
-        results = lastword.batch([Request("print(1)"), *[Request(slow, timeout=700)] * 2], jobs=2)
+    def test_closing_starts_no_more_rows_and_what_runs_is_waited_for(self) -> None:
+        slow = Request("import time; time.sleep(1.5); print('whole')")
+        results = lastword.batch([Request("print(1)"), *[slow] * 9], jobs=2)
         self.assertTrue(next(results).ok)
         self.wait_for_start(2)
         results.close()
-        statuses = {found.status for found in lastword.executions()}
-        self.assertEqual(statuses, {"succeeded", "cancelled"})
+        found = lastword.executions()
+        self.assertEqual({execution.status for execution in found}, {"succeeded"})
+        self.assertLess(len(found), 9)
+
+    def test_what_is_not_waited_for_ends_by_itself(self) -> None:
+        slow = Request("import time; print('begun'); time.sleep(60)", timeout=4)
+        results = lastword.batch([Request("print(1)"), *[slow] * 9], jobs=2)
+        self.assertTrue(next(results).ok)
+        self.wait_for_start(2)
+        with mock.patch("lastword._batch.END_BATCH_SECONDS", 0.1):
+            results.close()
+        self.assertEqual(len(lastword.executions(status="running")), 2)
+        self.wait_for_the_end()
+        found = lastword.executions(status="timed_out")
+        self.assertEqual([execution.stdout for execution in found], ["begun\n"] * 2)
 
 
 class Asyncio(RealCase):
@@ -261,7 +278,7 @@ class Asyncio(RealCase):
 
     def test_a_cancel_ends_the_run(self) -> None:
         async def main() -> None:
-            task = asyncio.ensure_future(lastword.aio.run("import time; time.sleep(600)", timeout=700))
+            task = asyncio.ensure_future(lastword.aio.run("import time; time.sleep(60)", timeout=20))
             await asyncio.to_thread(self.wait_for_start)
             task.cancel()
             with self.assertRaises(asyncio.CancelledError):
@@ -272,11 +289,11 @@ class Asyncio(RealCase):
         self.assertEqual(found.status, "cancelled")
         self.assertTrue(found.complete)
 
-    def test_a_cancel_of_a_batch_ends_its_runs(self) -> None:
+    def test_a_cancel_of_a_batch_starts_no_more_rows(self) -> None:
+        slow = Request("import time; time.sleep(1.5)")
+
         async def consume() -> None:
-            async for _ in lastword.aio.batch(
-                [Request("import time; time.sleep(600)", timeout=700)] * 2, jobs=2
-            ):
+            async for _ in lastword.aio.batch([slow] * 9, jobs=2):
                 pass
 
         async def main() -> None:
@@ -287,7 +304,9 @@ class Asyncio(RealCase):
                 await task
 
         asyncio.run(main())
-        self.assertEqual([found.status for found in lastword.executions()], ["cancelled"] * 2)
+        found = lastword.executions()
+        self.assertEqual({execution.status for execution in found}, {"succeeded"})
+        self.assertLess(len(found), 9)
 
 
 class Versions(unittest.TestCase):

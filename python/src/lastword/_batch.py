@@ -20,7 +20,7 @@ from typing import Any, Optional, Union
 from . import _types as types
 from ._errors import BadRequest, LastwordError
 from ._execution import Execution, from_json
-from ._local import Local, end, failure, parsed, piped, start, tail
+from ._local import END_BATCH_SECONDS, Local, end, failure, parsed, piped, start, tail
 from ._request import Request, encoded
 from ._types import Json
 
@@ -217,7 +217,7 @@ def run_batch(
             child.wait()
         finally:
             feeder.stop()
-            end(child)
+            end(child, END_BATCH_SECONDS)
             feeder.join(_FEEDER_END_SECONDS)
         whole = feeder.finished.is_set() and (feeder.whole or feeder.error is not None)
         wrong = rows.ended(child.returncode, tail(stderr), whole)

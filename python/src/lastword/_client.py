@@ -114,7 +114,8 @@ def batch(
     exception.
 
     `ordered` yields in the order of the requests, else as they end. `venv` and `ro` hold for all requests.
-    Closing the generator, or Ctrl-C, cancels what runs and waits for that.
+    Closing the generator, or Ctrl-C, starts no more rows and waits some seconds for those that run. What
+    takes longer is left to end by itself, within its limits; the store has all of them.
     """
     command, local = batch_command(jobs, ordered, venv, ro, data_dir, binary)
     return run_batch(requests, local, command, rows_under_way(jobs))

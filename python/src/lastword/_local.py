@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Optional, cast
 
@@ -16,9 +16,11 @@ from ._binary import StrPath, find_binary
 from ._errors import BadRequest, LastwordError, NotFound
 from ._types import Json
 
-# How long a child that was asked to end may take: it waits for the supervisors of its runs. Killing it then
-# loses nothing, they finish alone.
-END_SECONDS = 30.0
+# How long a child that was asked to end may take. A run cancels its program and waits for its end; a batch
+# waits for what runs. Asked once more it ends at once, and what still runs then ends by itself.
+END_RUN_SECONDS = 30.0
+END_BATCH_SECONDS = 5.0
+END_AT_ONCE_SECONDS = 5.0
 # What is kept of the text on stderr of a child.
 _STDERR_BYTES_MAX = 64 * 1024
 _CHUNK_BYTES = 1 << 20
@@ -147,22 +149,20 @@ def piped(stream: Optional[IO[bytes]]) -> IO[bytes]:
     return stream
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
-    """Asks a child to end, and waits for it. Another interrupt meanwhile asks again, which ends it at
-    once."""
+def end(child: subprocess.Popen[bytes], seconds: float = END_RUN_SECONDS) -> None:
+    """Asks a child to end, and waits for it so long. Then, or at an interrupt, it is asked to end at once."""
     # Closed before the wait: it must not be held up by a write that nobody reads.
     for stream in (child.stdout, child.stderr):
         if stream is not None:
             stream.close()
-    while child.poll() is None:
-        try:
+    for patience in (seconds, END_AT_ONCE_SECONDS):
+        if child.poll() is None:
             child.terminate()
-            child.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        except KeyboardInterrupt:
-            continue
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                child.wait(patience)
+    if child.poll() is None:
+        child.kill()
+        child.wait()
 
 
 def tail(stderr: IO[bytes]) -> bytes:

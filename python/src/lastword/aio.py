@@ -1,7 +1,8 @@
 """The same for asyncio: `await lastword.aio.run(...)`, `async for result in lastword.aio.batch(...)`.
 
-Cancelling the task cancels the run and waits for that; nothing goes on behind it. What an `Execution` reads
-from the store later (`records`, `read_output`, a very long `stdout`) blocks: use `asyncio.to_thread` for it.
+Cancelling the task cancels the run and waits for that; a batch is ended as `lastword.batch` describes. What
+an `Execution` reads from the store later (`records`, `read_output`, a very long `stdout`) blocks: use
+`asyncio.to_thread` for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ._binary import StrPath
 from ._client import batch_command
 from ._errors import LastwordError
 from ._execution import Execution, from_json
-from ._local import END_SECONDS, Local, failure, parsed, tail
+from ._local import END_AT_ONCE_SECONDS, END_BATCH_SECONDS, END_RUN_SECONDS, Local, failure, parsed, tail
 from ._quantity import Duration, Size
 from ._request import Files, Flush, OnOutputLimit, Ordering, ReadOnly, Request, encoded
 
@@ -113,7 +114,7 @@ async def run(
             _close_stdin(child)
             code_of_child = await child.wait()
         except BaseException:
-            await _to_the_end(_end(child))
+            await _to_the_end(_end(child, END_RUN_SECONDS))
             raise
         if code_of_child != 0:
             raise failure(code_of_child, tail(stderr))
@@ -161,7 +162,7 @@ async def _batch(
         finally:
             whole = feeder.done() and not feeder.cancelled()
             feeder.cancel()
-            await _to_the_end(_end(child, feeder))
+            await _to_the_end(_end(child, END_BATCH_SECONDS, feeder))
         error = feeder.exception() if whole else None
         gone = isinstance(error, (BrokenPipeError, ConnectionResetError))
         wrong = rows.ended(code, tail(stderr), whole and not gone)
@@ -241,18 +242,20 @@ async def _lines(child: Process) -> AsyncIterator[bytes]:
         yield b"".join(parts)
 
 
-async def _end(child: Process, feeder: Optional[asyncio.Future[None]] = None) -> None:
+async def _end(child: Process, seconds: float, feeder: Optional[asyncio.Future[None]] = None) -> None:
     """Asks the child to end, and waits. Reads on meanwhile: it must not be held up by a full pipe."""
     if feeder is not None:
         await asyncio.wait([feeder])
     _close_stdin(child)
-    if child.returncode is None:
-        _signal(child.terminate)
-    try:
-        await asyncio.wait_for(_drained(child), END_SECONDS)
-    except asyncio.TimeoutError:
+    drained = asyncio.ensure_future(_drained(child))
+    for patience in (seconds, END_AT_ONCE_SECONDS):
+        if child.returncode is None:
+            _signal(child.terminate)
+        if (await asyncio.wait([drained], timeout=patience))[0]:
+            break
+    else:
         _signal(child.kill)
-        await _drained(child)
+    await drained
 
 
 async def _drained(child: Process) -> None:
