@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -263,8 +263,18 @@ impl Dice {
     }
 }
 
-fn out_lines(path: &Path) -> usize {
-    std::fs::read(path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count())
+/// Waits until the file has so many lines. The batch has written a part of them when this begins.
+fn wait_for_lines(path: &Path, count: usize) {
+    let mut file = wait_for("the results", || std::fs::File::open(path).ok());
+    let mut found = 0;
+    while found < count {
+        wait_for("one more result", || {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            found += bytes.iter().filter(|byte| **byte == b'\n').count();
+            (!bytes.is_empty()).then_some(())
+        });
+    }
 }
 
 /// `kill -9` of the batch at five random moments, and `--resume` each time.
@@ -279,7 +289,7 @@ fn killed_and_resumed(lab: &Lab, count: usize, options: &[&str]) -> PathBuf {
         // At some result of the part of this round, and then at any moment.
         let part = count as u64 / 6;
         let at = (kill * part + dice.below(part)) as usize;
-        wait_for("so many results", || (out_lines(&out) >= at).then_some(()));
+        wait_for_lines(&out, at);
         std::thread::sleep(Duration::from_micros(dice.below(60_000)));
         assert!(child.try_wait().unwrap().is_none(), "it ended before kill {kill}");
         signal(&child, Signal::KILL);
@@ -288,7 +298,9 @@ fn killed_and_resumed(lab: &Lab, count: usize, options: &[&str]) -> PathBuf {
             arguments.push("--resume".into());
         }
     }
-    finish(lab.command().arg("batch").args(&arguments), None).expect(0);
+    // As long as it takes: there is no such deadline for 10,000 rows as for one.
+    let mut last = spawn(lab, &arguments);
+    assert_eq!(last.wait().unwrap().code(), Some(0));
     out
 }
 

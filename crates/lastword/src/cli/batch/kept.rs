@@ -221,7 +221,8 @@ mod tests {
         let mut bench = Bench::new();
         let (first, second) = (bench.line(0, "failed", false), bench.line(1, "succeeded", false));
         let both = format!("{first}{second}");
-        for cut in 0..=both.len() {
+        let ends = [first.len() - 1, first.len(), both.len() - 1, both.len()];
+        for cut in (0..both.len()).step_by(29).chain(ends) {
             let (bytes, rows) = match cut {
                 cut if cut < first.len() => (0, 0),
                 cut if cut < both.len() => (first.len(), 1),

@@ -24,7 +24,7 @@ pub(super) const RETRIES_MAX: u8 = 100;
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Entries of the store in memory at a time when a batch is looked up.
-pub(super) const PAGE: usize = 500;
+pub(super) const PAGE: usize = 200;
 /// How long a dead process may seem to hold a lock: while a child of it is between fork and exec.
 pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 pub(super) const LOCK_LOOK: Duration = Duration::from_millis(10);

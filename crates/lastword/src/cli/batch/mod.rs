@@ -32,7 +32,7 @@ use uuid::Uuid;
 use self::journal::{Journal, Known, Whole};
 use self::kept::Kept;
 use self::limits::{JOBS_MAX, RETRIES_MAX};
-use self::progress::Voice;
+use self::progress::{Tally, Voice};
 use self::queue::{Job, Queue};
 use self::results::{Event, Out, Results, Shut};
 use self::resume::Past;
@@ -112,7 +112,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
     };
     let dir = globals.data_dir()?.join(DIRECTORY);
     let chosen = choose(args, &dir, first.digest, input.whole.as_ref(), &voice)?;
-    let (journal, past) = match chosen {
+    let (mut journal, past) = match chosen {
         Some(known) => {
             let journal = Journal::take(&known).hint("wait for it, or stop it with Ctrl-C or SIGTERM")?;
             let past = resume::look_up(&engine.store, journal.id)?;
@@ -135,21 +135,13 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
         _ => Out::Stdout(Output::stdout()),
     };
     voice.begin(input.rows);
-    let work = Work {
-        engine: &engine,
-        batch: journal.id,
-        retries: args.retries,
-        stop: &stop,
-        ro: &args.ro,
-        venv: args.venv.as_ref(),
-    };
-    let jobs = args.jobs.map_or_else(processors, usize::from);
-    let queue = Queue::new(jobs);
+    let (work, queue) = (Work::new(args, &engine, journal.id, &stop), Queue::new(args.jobs()));
     let old = kept.tally.rows;
-    let results = Results::new(&engine.store, &queue, out, args.as_they_end, kept.next, kept.tally.clone());
+    let tally = kept.tally.clone();
+    let results = Results::new(&engine.store, &queue, out, args.as_they_end, kept.next, tally);
     let reader = Reader { lines, past, kept, known_whole: input.whole.is_some(), stop: &stop };
-    let batch = Batch { work: &work, queue: &queue, stop: &stop, voice: &voice, jobs };
-    let (tally, journal) = batch.run(reader, first, results, journal)?;
+    let batch = Batch { work: &work, queue: &queue, stop: &stop, voice: &voice, jobs: args.jobs() };
+    let tally = batch.run(reader, first, results, &mut journal);
     voice.end();
     voice.say(&tally.summary(tally.rows.saturating_sub(old), begin));
     if let Some((sentence, hint)) = tally.faults() {
@@ -159,13 +151,15 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
     if let Some(code) = end_code(&stop, tally.rows, &voice)? {
         return Ok(code);
     }
-    let mut journal = journal;
     journal.finished(tally.rows)?;
     Ok(if tally.ours == 0 { 0 } else { FAILURE })
 }
 
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+impl Args {
+    fn jobs(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or_else(processors, usize::from)
+    }
 }
 
 /// The rows' source.
@@ -323,16 +317,10 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     /// Returns when every row that was started has its result.
-    fn run(
-        &self,
-        reader: Reader<'_>,
-        first: Line,
-        mut results: Results<'_>,
-        mut journal: Journal,
-    ) -> anyhow::Result<(progress::Tally, Journal)> {
+    fn run(&self, reader: Reader<'_>, first: Line, mut results: Results<'_>, journal: &mut Journal) -> Tally {
         let (sender, receiver) = mpsc::sync_channel::<Event>(self.jobs * RESULTS_AHEAD);
         std::thread::scope(|scope| {
-            scope.spawn(|| reader.run(first, self.queue, &mut journal));
+            scope.spawn(|| reader.run(first, self.queue, journal));
             for _ in 0..self.jobs {
                 let sender = sender.clone();
                 scope.spawn(move || {
@@ -355,7 +343,7 @@ impl Batch<'_> {
                 self.told(results.end());
             }
         });
-        Ok((results.tally, journal))
+        results.tally
     }
 
     /// False if no more results can be given out.

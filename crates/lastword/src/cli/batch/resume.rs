@@ -177,7 +177,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let batch = Uuid::now_v7();
         for row in 0..PAGE as u64 + 3 {
-            put(&store, batch, row, Some(Status::Succeeded), false);
+            put(&store, batch, row, None, false);
         }
         assert_eq!(look_up(&store, batch).unwrap().len(), PAGE + 3);
     }

@@ -1,12 +1,13 @@
 //! One row to its result.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 
 use lastword_api::execution::INLINE_BYTES_DEFAULT;
 use lastword_api::{Execution, Problem, ProblemCode, Reason, Retry, Status, Stream};
 use uuid::Uuid;
 
+use super::Args;
 use super::limits::{RETRY_PAUSE, RETRY_PAUSE_MAX, ROW_BYTES_MAX};
 use super::queue::Job;
 use super::results::{Event, NoExecution, Outcome};
@@ -21,12 +22,12 @@ use crate::execution::{self, Cancel, Engine, Request, Sink};
 
 /// What all rows have in common.
 pub(super) struct Work<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) batch: Uuid,
-    pub(super) retries: u8,
-    pub(super) stop: &'a Stop,
-    pub(super) ro: &'a [OsString],
-    pub(super) venv: Option<&'a PathBuf>,
+    engine: &'a Engine,
+    batch: Uuid,
+    retries: u8,
+    stop: &'a Stop,
+    ro: &'a [OsString],
+    venv: Option<&'a Path>,
 }
 
 /// What one try gave.
@@ -36,7 +37,11 @@ enum Tried {
     Again(Outcome),
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    pub(super) fn new(args: &'a Args, engine: &'a Engine, batch: Uuid, stop: &'a Stop) -> Work<'a> {
+        Work { engine, batch, retries: args.retries, stop, ro: &args.ro, venv: args.venv.as_deref() }
+    }
+
     pub(super) fn result(&self, job: &Job) -> Event {
         let row = job.line.row;
         let Some(bytes) = &job.line.bytes else {
@@ -81,8 +86,7 @@ impl Work<'_> {
         let Row { key, new } = Row::parse(bytes)?;
         let wrong = |message: String| BadRow { key: key.clone(), message };
         let mut request = Request::from_new(new).map_err(|error| wrong(error.to_string()))?;
-        share(&mut request, self.ro, self.venv.map(PathBuf::as_path))
-            .map_err(|error| wrong(format!("{error:#}")))?;
+        share(&mut request, self.ro, self.venv).map_err(|error| wrong(format!("{error:#}")))?;
         mark(&mut request.labels, self.batch, job.line.row, job.line.digest);
         let mut sink = Accepted { collector: Collector::new(INLINE_BYTES_DEFAULT), id: None };
         // A stop lets running rows end: the batch's own cancel is not theirs.
