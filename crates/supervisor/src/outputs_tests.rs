@@ -277,7 +277,7 @@ fn what_was_shared_with_the_program_is_not_its_output() {
 
 #[test]
 fn entries_and_time_are_bounded() {
-    let mut bench = bench(&["/work/**"]);
+    let bench = bench(&["/work/**"]);
     bench.file("work/a", b"x");
     let outputs = bench.plan.outputs.clone().expect("outputs");
     let scratch = fs::File::open(bench.scratch.path()).expect("the directory");

@@ -1,7 +1,9 @@
 //! One store, one process, nothing goes wrong.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 
+use lastword_store::disk::RealDisk;
 use lastword_store::{Error, Filter, Orphan, Store, limits};
 use uuid::Uuid;
 
@@ -280,4 +282,61 @@ fn threads_share_syncs_and_lose_nothing() {
     assert_eq!(store.ids().unwrap().len(), ids.len());
     check_claims(&store);
     assert!(ids.iter().all(|id| store.verify(*id).unwrap().complete));
+}
+
+#[test]
+fn packs_come_and_go_with_their_executions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let names = || -> Vec<String> {
+        let items = std::fs::read_dir(dir.path().join("outputs")).unwrap();
+        items.map(|item| item.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    // Never accepted: gone with its spool.
+    let unknown = Uuid::now_v7();
+    let spool = store.create_spool(unknown).unwrap();
+    drop(store.create_pack(unknown).unwrap());
+    assert!(matches!(store.create_pack(unknown), Err(Error::Exists { .. })));
+    drop(spool);
+    assert_eq!(adopt(&store), 0);
+    assert_eq!(names(), [""; 0]);
+    // Its record is lost: what is in it stays, and is named.
+    let lost = store.create_pack(Uuid::now_v7()).unwrap();
+    std::fs::write(&lost.path, b"x").unwrap();
+    assert_eq!(adopt(&store), 0);
+    assert_eq!(names().len(), 1);
+    assert!(store.verify_segments().unwrap().problems[0].contains("whose record is lost"));
+    std::fs::remove_file(&lost.path).unwrap();
+    // Kept: read back, and gone with its execution. Not before its end.
+    let id = Uuid::now_v7();
+    let outputs = some_outputs(1);
+    let spool = begin_with_outputs(&store, &RealDisk, id, b"x", &outputs).unwrap();
+    assert!(matches!(store.outputs(id), Err(Error::NotEnded { .. })));
+    end(&store, spool).unwrap();
+    let expected: Vec<(String, Vec<u8>)> =
+        outputs.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone())).collect();
+    assert_eq!(read_outputs(&store, id).unwrap(), expected);
+    let verdict = store.verify(id).unwrap();
+    assert_eq!((verdict.outputs, verdict.complete), (3, true));
+    // Its removal was begun and came to nothing.
+    let pack = dir.path().join("outputs").join(format!("{id}.pack"));
+    std::fs::rename(&pack, pack.with_extension("removed")).unwrap();
+    assert_eq!(adopt(&store), 0);
+    assert_eq!(read_outputs(&store, id).unwrap(), expected);
+    store.remove(id).unwrap();
+    assert_eq!(names(), [""; 0]);
+    // A seal that names none, and none at all.
+    for sealed in [true, false] {
+        let id = Uuid::now_v7();
+        let spool = store.create_spool(id).unwrap();
+        let mut pack = store.create_pack(id).unwrap();
+        store.accept(id, &meta("running", None), b"{}").unwrap();
+        pack.file.write_all(b"half a file").unwrap();
+        if sealed {
+            (&spool.file).write_all(&transcript(id, b"x")).unwrap();
+        }
+        end(&store, spool).unwrap();
+        assert_eq!(names(), [""; 0]);
+        assert_eq!(store.outputs(id).unwrap().files(), []);
+    }
 }
