@@ -1,7 +1,7 @@
 //! Executions for people: one as a list of what is known, many as a table, and one in a line.
 
 use lastword_api::quantity::format_size;
-use lastword_api::{Execution, StreamSummary, Timestamp};
+use lastword_api::{Compile, Execution, StreamSummary, Timestamp};
 
 use super::message::escaped;
 
@@ -24,8 +24,17 @@ pub(crate) fn of_one(execution: &Execution) -> String {
     rows.push(("transcript", transcript(execution)));
     rows.push(("stdout", stream(&execution.transcript.stdout)));
     rows.push(("stderr", stream(&execution.transcript.stderr)));
-    let runtime = execution.runtime.as_deref().unwrap_or("command");
-    rows.push(("runs", format!("{} on {}", escaped(runtime), execution.backend.name())));
+    rows.push(("runs", runs(execution)));
+    if let Some(image) = &execution.image {
+        let digest = execution.environment.image_digest.as_deref().unwrap_or("not found");
+        rows.push(("image", escaped(&format!("{image}, {digest}"))));
+    }
+    if let Some(compile) = &execution.compile {
+        rows.push(("compile step", compile_step(compile)));
+    }
+    if !execution.outputs.is_empty() || !execution.outputs_refused.is_empty() {
+        rows.push(("outputs", outputs(execution)));
+    }
     if let Some(usage) = &execution.usage {
         let cpu = match (usage.cpu_user_ms, usage.cpu_system_ms) {
             (None, None) => String::new(),
@@ -50,6 +59,32 @@ pub(crate) fn of_one(execution: &Execution) -> String {
     }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+fn runs(execution: &Execution) -> String {
+    let runtime = execution.runtime.as_deref().unwrap_or("command");
+    let version = execution.environment.runtime_version.as_deref().unwrap_or_default();
+    escaped(format!("{runtime} {version}").trim_end()) + " on " + execution.backend.name()
+}
+
+fn compile_step(compile: &Compile) -> String {
+    let ended = match (compile.exit_code, compile.reason) {
+        (Some(0), _) => "succeeded".to_owned(),
+        (Some(code), _) => format!("failed, exit code {code}"),
+        (None, reason) => format!("failed, {}", reason.map_or("unknown", |reason| reason.name())),
+    };
+    let cached = if compile.cached { ", kept from an earlier run" } else { "" };
+    let id = compile.id.map(|id| format!(", {id}")).unwrap_or_default();
+    format!("{ended}{cached}{id}")
+}
+
+fn outputs(execution: &Execution) -> String {
+    let bytes = execution.outputs.iter().map(|file| file.bytes).sum();
+    let refused = match execution.outputs_refused.len() {
+        0 => String::new(),
+        count => format!(", {count} not kept"),
+    };
+    format!("{} files, {}{refused}", execution.outputs.len(), format_size(bytes))
 }
 
 /// What `list` shows.

@@ -41,6 +41,7 @@ use crate::backend::native::{self, Machine, Refused, Supervisor};
 pub use cancel::Cancel;
 pub use compile::STEP_LABEL;
 use follow::Follower;
+pub use probe::ask_machine;
 pub use recover::{adopt, recover};
 pub use request::Request;
 

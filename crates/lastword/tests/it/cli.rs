@@ -247,7 +247,9 @@ fn no_colour_when_piped_or_unwanted() {
 #[test]
 fn help_has_examples() {
     let lab = Lab::new();
-    for command in ["run", "logs", "get", "list", "verify", "rm", "doctor", "bench", "completions"] {
+    for command in
+        ["run", "logs", "get", "list", "verify", "rm", "files", "batch", "doctor", "bench", "completions"]
+    {
         let help = String::from_utf8(lab.lastword([command, "--help"]).expect(0).stdout).unwrap();
         assert!(help.contains("Examples:") && help.contains(&format!("lastword {command}")), "{help}");
     }

@@ -7,6 +7,7 @@ use lastword_store::Store;
 
 use super::{Check, State};
 use crate::backend::native::{Machine, image};
+use crate::{execution, runtime};
 
 /// Below it the mount calls that the sandbox is built with are missing.
 const KERNEL_MIN: (u32, u32) = (5, 12);
@@ -20,7 +21,7 @@ pub(super) fn checks() -> Vec<Check> {
     let mut checks = vec![kernel(machine), user_namespaces(machine), listener(machine), identity(machine)];
     checks.extend(cgroups(machine));
     checks.push(supervisor());
-    checks.extend(runtimes());
+    checks.push(flush_help());
     checks
 }
 
@@ -109,25 +110,36 @@ fn supervisor() -> Check {
     }
 }
 
-fn runtimes() -> Vec<Check> {
-    let has =
-        |paths: &[&str]| paths.iter().find(|path| Path::new(path).exists()).map(|path| path.to_string());
-    let python = has(&["/usr/local/bin/python3", "/usr/bin/python3"]);
-    let bash = has(&["/usr/bin/bash", "/bin/bash"]);
-    let stdbuf = has(&["/usr/libexec/coreutils/libstdbuf.so"]);
-    let of = |name, found: Option<String>, help: &str| {
-        let text = found.clone().unwrap_or_else(|| "not found".into());
-        check(name, found.is_some(), State::Warning, text, help)
+fn flush_help() -> Check {
+    let path = Path::new("/usr/libexec/coreutils/libstdbuf.so");
+    let text = if path.exists() { path.display().to_string() } else { "not found".into() };
+    let help = "install coreutils with stdbuf; output of C programs that crash may be lost";
+    check("flush help for C", path.exists(), State::Warning, text, help)
+}
+
+/// What can be run here, with the versions that the programs say themselves.
+pub(super) fn runtimes(data_dir: &Path) -> Check {
+    let machine = Machine::get();
+    let probe = |argv: &[std::ffi::OsString]| execution::ask_machine(argv);
+    let versions = runtime::Versions::at(data_dir);
+    let all = runtime::available(runtime::Root::Host(&machine.base), &versions, Some(&probe));
+    let name = |one: &runtime::Available| match &one.version {
+        Some(version) => format!("{} {version}", one.name),
+        None => one.name.clone(),
     };
-    vec![
-        of("python", python, "the sandbox has only /usr: install python3 there"),
-        of("bash", bash, "install bash"),
-        of(
-            "flush help for C",
-            stdbuf,
-            "install coreutils with stdbuf; output of C programs that crash may be lost",
-        ),
-    ]
+    let here: Vec<String> = all.iter().filter(|one| one.found).map(name).collect();
+    let missing: Vec<&str> = all.iter().filter(|one| !one.found).map(|one| one.name.as_str()).collect();
+    let mut text = here.join(", ");
+    if !missing.is_empty() {
+        text = format!("{text}; not here: {}", missing.join(", "));
+    }
+    check(
+        "runtimes",
+        !here.is_empty(),
+        State::Warning,
+        text,
+        "the sandbox has only /usr: install languages there",
+    )
 }
 
 pub(super) fn data_dir(dir: &Path) -> Check {

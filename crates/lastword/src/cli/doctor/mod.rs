@@ -52,7 +52,9 @@ struct Report {
 
 pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
     let mut checks = machine::checks();
-    checks.push(machine::data_dir(&globals.data_dir()?));
+    let data_dir = globals.data_dir()?;
+    checks.push(machine::runtimes(&data_dir));
+    checks.push(machine::data_dir(&data_dir));
     let self_test = if args.no_self_test { Vec::new() } else { selftest::run()? };
     let ok = checks.iter().all(|check| check.state != State::Failure) && self_test.iter().all(|row| row.ok);
     let report = Report { ok, checks, self_test };
