@@ -52,7 +52,9 @@ impl Lab {
         fs::write(around.join("dir/file"), "canary").unwrap();
         symlink("dir", around.join("link")).unwrap();
         let around = snapshot(&around);
-        Lab { dir, around }
+        let lab = Lab { dir, around };
+        lab.cache();
+        lab
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -86,9 +88,8 @@ impl Lab {
         result
     }
 
-    /// What the cache holds.
+    /// What the cache holds. It isn't opened for that: opening tidies up.
     pub(crate) fn inventory(&self) -> [Vec<OsString>; 3] {
-        self.cache();
         ["entries", "locks", "tmp"].map(|part| self.left(part))
     }
 

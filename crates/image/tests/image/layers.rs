@@ -163,6 +163,27 @@ fn times_are_kept() {
 }
 
 #[test]
+fn times_of_a_directory_are_not_set_through_the_link_that_replaced_it() {
+    let lab = Lab::new();
+    let time = |at: &[u8]| record("mtime", at);
+    let layer = Tar::new()
+        .extended(b'x', &time(b"1000"))
+        .dir("e")
+        .extended(b'x', &time(b"2000"))
+        .dir("d")
+        .symlink("d", "e");
+    let image = lab.unpack(&mut Packed::plain(&[layer.end()])).unwrap();
+    assert_eq!(image.rootfs.join("e").metadata().unwrap().mtime(), 1000);
+}
+
+#[test]
+fn a_hard_link_to_itself_changes_nothing() {
+    let lab = Lab::new();
+    let pairs = files(&lab.tree(&[Tar::new().file("a", "1").hard_link("a", "./a").end()]));
+    assert_eq!(pairs, [("a".to_owned(), "1".to_owned())]);
+}
+
+#[test]
 fn the_mask_of_the_process_plays_no_part() {
     // Modes are asserted for what is made on the way, too.
     let lab = Lab::new();
