@@ -4,6 +4,7 @@
 //! Field names and encodings are a promise to users: they may be added to, never renamed.
 #![forbid(unsafe_code)]
 
+mod bounded;
 pub mod encoding;
 pub mod execution;
 pub mod label;

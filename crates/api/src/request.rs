@@ -4,12 +4,16 @@
 //! the host.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::bounded::{list, list_or_null, map, secrets};
 use crate::encoding::{Encoding, output_bytes};
 use crate::execution::{Backend, Ordering};
-use crate::label::check_labels;
+use crate::label::{LABELS_MAX, check_labels};
 use crate::limits::Limits;
 use crate::path::{any_path, file_path, glob_path};
 
@@ -29,6 +33,9 @@ pub const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
 /// Bytes of all arguments and variables together: the kernel's own limit depends on the stack limit.
 pub const ARGS_BYTES_MAX: usize = 1 << 20;
 pub const COMPILE_FLAGS_MAX: usize = 100;
+/// Bytes of an image's name or path (PATH_MAX of limits.h), and of a runtime's name.
+pub const IMAGE_BYTES_MAX: usize = 4096;
+pub const RUNTIME_BYTES_MAX: usize = 64;
 
 /// A request to run code.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,9 +43,12 @@ pub const COMPILE_FLAGS_MAX: usize = 100;
 pub struct NewExecution {
     pub runtime: Option<String>,
     /// A command of the sandbox as it is, instead of a runtime.
+    #[serde(deserialize_with = "list_or_null::<_, _, ARGS_MAX>")]
     pub command: Option<Vec<String>>,
+    #[serde(deserialize_with = "list::<_, _, ARGS_MAX>")]
     pub args: Vec<String>,
     pub code: Option<String>,
+    #[serde(deserialize_with = "list::<_, _, FILES_MAX>")]
     pub files: Vec<InputFile>,
     /// Which of `files` is the program; needed if there are several and none has the runtime's own name.
     pub entry: Option<String>,
@@ -47,13 +57,15 @@ pub struct NewExecution {
     pub backend: Option<Backend>,
     pub network: Option<Network>,
     pub stdin: Option<Stdin>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "map::<_, ENV_MAX>")]
     pub env: BTreeMap<String, String>,
     /// Variables whose values are never returned, listed, logged or exported.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "secrets::<_, ENV_MAX>")]
     pub secrets: BTreeMap<String, String>,
     /// Patterns of files to keep after the end.
+    #[serde(deserialize_with = "list::<_, _, OUTPUTS_MAX>")]
     pub outputs: Vec<String>,
+    #[serde(deserialize_with = "map::<_, LABELS_MAX>")]
     pub labels: BTreeMap<String, String>,
     pub tty: bool,
     pub ordering: Option<Ordering>,
@@ -62,6 +74,7 @@ pub struct NewExecution {
     /// Refuse to run if a limit or the ordering asked for can't be had.
     pub strict: bool,
     /// For the compiler, before the source files.
+    #[serde(deserialize_with = "list::<_, _, COMPILE_FLAGS_MAX>")]
     pub compile_flags: Vec<String>,
     pub limits: NewLimits,
 }
@@ -82,7 +95,7 @@ pub struct InputFile {
 }
 
 /// What the program reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Stdin {
     Text(String),
@@ -93,6 +106,35 @@ pub enum Stdin {
 #[serde(deny_unknown_fields)]
 pub struct Base64 {
     pub base64: String,
+}
+
+/// Not derived: to tell one from the other serde would first keep the whole value, at many times its length.
+impl<'de> Deserialize<'de> for Stdin {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct TextOrBytes;
+
+        impl<'de> Visitor<'de> for TextOrBytes {
+            type Value = Stdin;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a text, or base64 in a map")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Stdin, E> {
+                Ok(Stdin::Text(text.to_owned()))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Stdin, E> {
+                Ok(Stdin::Text(text))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<Stdin, A::Error> {
+                Base64::deserialize(MapAccessDeserializer::new(from)).map(Stdin::Bytes)
+            }
+        }
+
+        from.deserialize_any(TextOrBytes)
+    }
 }
 
 /// What network the program can reach.
@@ -242,6 +284,13 @@ impl NewExecution {
 
     fn check_program(&self) -> Result<(), FieldError> {
         let wrong = |field: &str, message: &str| Err(FieldError::new(field, message));
+        // Both are said in messages, and an image's name is kept with the execution.
+        if self.image.as_ref().is_some_and(|image| image.len() > IMAGE_BYTES_MAX || image.contains('\0')) {
+            return wrong("image", "is too long or holds a NUL byte");
+        }
+        if self.runtime.as_ref().is_some_and(|runtime| runtime.len() > RUNTIME_BYTES_MAX) {
+            return wrong("runtime", "is too long");
+        }
         match (&self.runtime, &self.command) {
             (Some(_), Some(_)) => return wrong("command", "can't be given together with runtime"),
             (None, None) if self.image.is_none() => return wrong("runtime", "is missing, and so is command"),
