@@ -9,12 +9,13 @@
 //! files, the flags and the compiler, and nothing else; all three are in the key, with everything else that can change what
 //! comes out. A compiler that ended by itself is believed, also when it said no: the same code would get the same answer.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -37,13 +38,23 @@ const KEY_CONTEXT: &str = "lastword compile cache 2026-11 v1";
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// What compiled programs may take on disk before the ones that were used least recently go.
 const CACHE_BYTES_MAX: u64 = 2 << 30;
+/// The same for their number: what compilers refused is kept, too, and takes next to nothing.
+const CACHE_ENTRIES_MAX: usize = 4096;
+/// What a file or directory takes at least; only used to add up.
+const DISK_BLOCK_BYTES: u64 = 4096;
+/// Two directories, the lock, and room for what a file system adds.
+const ENTRY_BLOCKS: u64 = 4;
 /// How often somebody who waits for another's compile step looks whether it has ended, or was cancelled itself.
 const LOOK: Duration = Duration::from_millis(20);
 /// The label of a compile step.
 pub const STEP_LABEL: &str = "lastword.step";
 /// The label of the execution that it was done for.
 const FOR_LABEL: &str = "lastword.for";
+/// Of what was made: it is the sandbox's user who runs it.
 const MODE: u32 = 0o755;
+/// Of the cache: who could write to it could put anything under any key.
+const CACHE_MODE: u32 = 0o700;
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// What a compile step made.
 pub(super) struct Built {
@@ -58,6 +69,7 @@ pub(super) struct Built {
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     compile: Compile,
+    /// About what it takes on disk.
     bytes: u64,
 }
 
@@ -112,16 +124,11 @@ impl Engine {
     ) -> Result<Built, Unprepared> {
         let cache = Cache::open(&self.cache.join("compile")).map_err(|error| error.unprepared())?;
         let place = cache.place(&job.key());
-        let lock = cache.lock(&place, cancel).map_err(|error| error.unprepared())?;
-        if let Some(built) = cache.find(&place, lock).map_err(|error| error.unprepared())? {
-            match built {
-                Found::Built(built) => return Ok(*built),
-                Found::Nothing(lock) => {
-                    return self.build(job, parent, prepared, cancel, &cache, &place, lock);
-                }
-            }
+        match cache.lock(&place, cancel).map_err(|error| error.unprepared())? {
+            None => Err(Unprepared { cause: Cause::Cancelled }),
+            Some((lock, Some(entry))) => Ok(place.built(lock, entry)),
+            Some((lock, None)) => self.build(job, parent, prepared, cancel, &cache, &place, lock),
         }
-        Err(Unprepared { cause: Cause::Cancelled })
     }
 
     #[expect(clippy::too_many_arguments, reason = "the step's inputs, its place, and who may stop it")]
@@ -158,6 +165,7 @@ impl Engine {
         let worth_keeping = step.reason == Some(Reason::Exit) && !step.oom_killed && step.is_complete();
         if !worth_keeping {
             // Out of time or memory: the next try may have more luck. What came of it is not believed.
+            let _ = fs::remove_file(&place.lock);
             return Ok(Built { dir: None, lock: lock.into(), compile });
         }
         let kept = self.keep(cache, place, &step, compile.clone());
@@ -210,30 +218,30 @@ impl Engine {
             let path = path.to_owned();
             move |source| CacheError::Io { path, source }
         };
-        make_directory(&build)?;
+        make_readable(&build, Path::new(""))?;
         let outputs = self
             .store
             .outputs(step.id)
             .map_err(|error| CacheError::Io { path: build.clone(), source: io::Error::other(error) })?;
-        let mut bytes = 0;
+        let mut bytes = ENTRY_BLOCKS * DISK_BLOCK_BYTES;
         for (index, output) in outputs.files().iter().enumerate() {
-            let Some(path) = below_build(&output.path) else { continue };
-            let path = build.join(path);
-            if let Some(parent) = path.parent() {
-                make_directory(parent)?;
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(MODE)
-                .open(&path)
-                .map_err(failed(&path))?;
+            let below = below_build(&output.path)
+                .ok_or_else(|| CacheError::Name { path: output.path.escape_ascii().to_string() })?;
+            bytes += make_readable(&build, below.parent().unwrap_or(Path::new("")))?;
+            let path = build.join(below);
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed(&path))?;
             if let Some(mut from) = outputs.open(index) {
-                bytes += io::copy(&mut from, &mut file).map_err(failed(&path))?;
+                bytes += on_disk(io::copy(&mut from, &mut file).map_err(failed(&path))?);
             }
+            // The mask of the process has taken part in making it.
+            file.set_permissions(fs::Permissions::from_mode(MODE)).map_err(failed(&path))?;
         }
-        let entry = serde_json::to_vec(&Entry { compile, bytes })
-            .map_err(|error| CacheError::Io { path: draft.clone(), source: error.into() })?;
+        let entry = |bytes| {
+            serde_json::to_vec(&Entry { compile: compile.clone(), bytes })
+                .map_err(|error| CacheError::Io { path: draft.clone(), source: error.into() })
+        };
+        let entry = entry(bytes + on_disk(entry(bytes)?.len() as u64))?;
         let path = draft.join(ENTRY_FILE);
         fs::write(&path, entry).map_err(failed(&path))?;
         let dir = File::open(&draft).map_err(failed(&draft))?;
@@ -246,6 +254,27 @@ impl Engine {
 
 fn unavailable(why: String) -> Unprepared {
     Unprepared::new("compile", why)
+}
+
+/// Makes the directory `below` of a build, with those on the way. Returns what they take on disk.
+fn make_readable(build: &Path, below: &Path) -> Result<u64, CacheError> {
+    let mut bytes = 0;
+    let mut way: Vec<&Path> = below.ancestors().collect();
+    way.reverse();
+    for below in way {
+        let path = build.join(below);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made.and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(MODE))),
+        }
+        .map_err(|source| CacheError::Io { path, source })?;
+        bytes += DISK_BLOCK_BYTES;
+    }
+    Ok(bytes)
+}
+
+fn on_disk(bytes: u64) -> u64 {
+    bytes.next_multiple_of(DISK_BLOCK_BYTES).max(DISK_BLOCK_BYTES)
 }
 
 /// The path below /build of an output file; sealed paths come from the sandbox.
@@ -264,18 +293,27 @@ const LOCK: &str = ".lock";
 pub(super) enum CacheError {
     #[error("the cache of compiled programs: {}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("the cache of compiled programs: {} belongs to somebody else, or others may write to it", path.display())]
+    Open { path: PathBuf },
+    #[error("what the compiler made can't be kept: {path} is no path for it")]
+    Name { path: String },
 }
 
 impl CacheError {
     fn unprepared(&self) -> Unprepared {
-        let CacheError::Io { source, .. } = self;
-        unavailable(format!("{self}: {source}"))
+        match self {
+            CacheError::Io { source, .. } => unavailable(format!("{self}: {source}")),
+            CacheError::Open { .. } | CacheError::Name { .. } => unavailable(self.to_string()),
+        }
     }
 }
 
 /// Where one entry lies.
+///
+/// Only who has its lock exclusively makes or removes anything of it: `dir` comes and goes by a rename from and to `draft`.
 struct Place {
     dir: PathBuf,
+    draft: PathBuf,
     lock: PathBuf,
 }
 
@@ -283,12 +321,40 @@ impl Place {
     fn build(&self) -> PathBuf {
         self.dir.join(BUILD_DIR)
     }
-}
 
-enum Found {
-    Built(Box<Built>),
-    /// It is ours to make: the lock is exclusive.
-    Nothing(File),
+    /// `None`: it isn't there, or it can't be read, which is as good: it is made anew.
+    fn entry(&self) -> Result<Option<Entry>, CacheError> {
+        let path = self.dir.join(ENTRY_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CacheError::Io { path, source }),
+        };
+        let entry: Option<Entry> = serde_json::from_slice(&text).ok();
+        Ok(entry.filter(|entry| entry.compile.status != Status::Succeeded || self.build().is_dir()))
+    }
+
+    fn built(&self, lock: File, entry: Entry) -> Built {
+        // What was used last goes last.
+        let _ = lock.set_modified(SystemTime::now());
+        let succeeded = entry.compile.status == Status::Succeeded;
+        Built {
+            dir: succeeded.then(|| self.build()),
+            lock: lock.into(),
+            compile: Compile { cached: true, ..entry.compile },
+        }
+    }
+
+    /// With the lock held exclusively: out of sight in one step, so that a kill leaves a whole entry or none.
+    fn discard(&self) -> io::Result<()> {
+        let absent = |result: io::Result<()>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
+        absent(fs::remove_dir_all(&self.draft))?;
+        absent(fs::rename(&self.dir, &self.draft))?;
+        absent(fs::remove_dir_all(&self.draft))
+    }
 }
 
 struct Cache {
@@ -297,31 +363,41 @@ struct Cache {
 
 impl Cache {
     fn open(dir: &Path) -> Result<Cache, CacheError> {
-        make_directory(dir)?;
+        let failed = |source| CacheError::Io { path: dir.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(CACHE_MODE).create(dir).map_err(failed)?;
+        let metadata = fs::metadata(dir).map_err(failed)?;
+        let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+        if !ours || metadata.mode() & OTHERS_MAY_WRITE != 0 {
+            return Err(CacheError::Open { path: dir.to_owned() });
+        }
         Ok(Cache { dir: dir.to_owned() })
     }
 
     fn place(&self, key: &str) -> Place {
-        Place { dir: self.dir.join(key), lock: self.dir.join(format!("{key}{LOCK}")) }
+        let at = |suffix| self.dir.join(format!("{key}{suffix}"));
+        Place { dir: at(""), draft: at(DRAFT), lock: at(LOCK) }
     }
 
-    /// The entry's lock, shared if the entry is there, else exclusive; `None` if a cancel came first.
-    fn lock(&self, place: &Place, cancel: &Cancel) -> Result<Option<File>, CacheError> {
+    /// The entry and its lock, shared; if there is none, the lock alone, exclusive. `None` if a cancel came first.
+    fn lock(&self, place: &Place, cancel: &Cancel) -> Result<Option<(File, Option<Entry>)>, CacheError> {
         loop {
             if cancel.is_asked() {
                 return Ok(None);
             }
-            let there = place.dir.join(ENTRY_FILE).exists();
+            let there = place.entry()?.is_some();
             let how = match there {
                 true => FlockOperation::NonBlockingLockShared,
                 false => FlockOperation::NonBlockingLockExclusive,
             };
             let file = open_lock(place)?;
             match flock(&file, how) {
-                Ok(()) if is_at(&file, &place.lock) && there == place.dir.join(ENTRY_FILE).exists() => {
-                    return Ok(Some(file));
+                Ok(()) if is_at(&file, &place.lock) => {
+                    let entry = place.entry()?;
+                    // Else it was made, or removed, while we took the lock.
+                    if entry.is_some() == there {
+                        return Ok(Some((file, entry)));
+                    }
                 }
-                // It was made, or removed, while we took the lock.
                 Ok(()) => {}
                 // Somebody compiles the same right now: wait for them rather than do it twice.
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOOK),
@@ -330,76 +406,67 @@ impl Cache {
         }
     }
 
-    fn find(&self, place: &Place, lock: Option<File>) -> Result<Option<Found>, CacheError> {
-        let Some(lock) = lock else { return Ok(None) };
-        let path = place.dir.join(ENTRY_FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Found::Nothing(lock))),
-            Err(source) => return Err(CacheError::Io { path, source }),
-        };
-        let entry: Entry =
-            serde_json::from_slice(&text).map_err(|error| CacheError::Io { path, source: error.into() })?;
-        // What was used last goes last.
-        if let Ok(file) = File::open(&place.lock) {
-            let _ = file.set_modified(SystemTime::now());
-        }
-        let succeeded = entry.compile.status == Status::Succeeded;
-        Ok(Some(Found::Built(Box::new(Built {
-            dir: succeeded.then(|| place.build()),
-            lock: lock.into(),
-            compile: Compile { cached: true, ..entry.compile },
-        }))))
-    }
-
     /// An empty directory to make the entry in. We hold the lock: what a killed one left is nobody's.
     fn draft(&self, place: &Place) -> Result<PathBuf, CacheError> {
-        let draft = place.dir.with_extension(&DRAFT[1..]);
-        match fs::remove_dir_all(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(CacheError::Io { path: draft, source: error });
-            }
-            _ => {}
-        }
-        make_directory(&draft)?;
-        Ok(draft)
+        let failed = |source| CacheError::Io { path: place.draft.clone(), source };
+        place.discard().map_err(failed)?;
+        fs::DirBuilder::new().mode(CACHE_MODE).create(&place.draft).map_err(failed)?;
+        Ok(place.draft.clone())
     }
 
-    /// From exclusive to shared. The kernel may let somebody in between, who can only have removed the entry.
+    /// From exclusive to shared. The kernel may let somebody in between, who can only have removed the entry; and if yet another
+    /// one has made it again, our lock is one on a file that has no name any more.
     fn share(&self, lock: File, place: &Place) -> Result<File, CacheError> {
         let failed = |error: io::Error| CacheError::Io { path: place.lock.clone(), source: error };
         flock(&lock, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
-        if place.dir.join(ENTRY_FILE).exists() {
+        if is_at(&lock, &place.lock) && place.entry()?.is_some() {
             return Ok(lock);
         }
         Err(failed(io::Error::other("the entry was removed before it was used; try again")))
     }
 
-    /// Removes what was used least recently until the rest is within bounds. What is in use stays.
+    /// Removes what was used least recently until the rest is within bounds, and what killed processes left. What is in use
+    /// stays.
     fn make_room(&self) -> Result<(), CacheError> {
-        let failed = |source| CacheError::Io { path: self.dir.clone(), source };
         let mut entries = Vec::new();
         let mut total = 0;
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let Some(key) = name.to_str().and_then(|name| name.strip_suffix(LOCK)) else { continue };
-            let place = self.place(key);
-            let Ok(text) = fs::read(place.dir.join(ENTRY_FILE)) else { continue };
-            let Ok(entry) = serde_json::from_slice::<Entry>(&text) else { continue };
+        for key in self.keys()? {
+            let place = self.place(&key);
+            let Ok(Some(entry)) = place.entry() else {
+                remove(&place);
+                continue;
+            };
             let used = fs::metadata(&place.lock).and_then(|metadata| metadata.modified());
             total += entry.bytes;
             entries.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.bytes, place));
         }
         entries.sort_by_key(|(used, ..)| *used);
+        let mut left = entries.len();
         for (_, bytes, place) in entries {
-            if total <= CACHE_BYTES_MAX {
+            if total <= CACHE_BYTES_MAX && left <= CACHE_ENTRIES_MAX {
                 break;
             }
             if remove(&place) {
                 total -= bytes;
+                left -= 1;
             }
         }
         Ok(())
+    }
+
+    /// Of all that lies here: entries, drafts and locks.
+    fn keys(&self) -> Result<BTreeSet<String>, CacheError> {
+        let failed = |source| CacheError::Io { path: self.dir.clone(), source };
+        let mut keys = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let key = name.strip_suffix(LOCK).or_else(|| name.strip_suffix(DRAFT)).unwrap_or(name);
+            if blake3::Hash::from_hex(key).is_ok() {
+                keys.insert(key.to_owned());
+            }
+        }
+        Ok(keys)
     }
 }
 
@@ -409,8 +476,10 @@ fn remove(place: &Place) -> bool {
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&lock, &place.lock) {
         return false;
     }
-    let removed = fs::remove_dir_all(&place.dir).is_ok();
-    let _ = fs::remove_file(&place.lock);
+    let removed = place.discard().is_ok();
+    if removed {
+        let _ = fs::remove_file(&place.lock);
+    }
     removed
 }
 
@@ -427,11 +496,6 @@ fn is_at(file: &File, path: &Path) -> bool {
         (Ok(ours), Ok(there)) => identity(ours) == identity(there),
         _ => false,
     }
-}
-
-fn make_directory(path: &Path) -> Result<(), CacheError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(MODE).create(path);
-    made.map_err(|source| CacheError::Io { path: path.to_owned(), source })
 }
 
 /// The beginning of what the compiler said.
