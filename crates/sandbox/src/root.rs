@@ -216,7 +216,13 @@ fn scratch(base: &Base, wish: &Wish, steps: &mut Vec<Step>) {
     steps.push(dir(SCRATCH, 0o755));
     steps.push(Step::Tmpfs { path: SCRATCH.into(), bytes: wish.scratch_bytes, inodes });
     if wish.build {
-        alias("build", "build", 0o755, steps);
+        let at = BUILD.trim_start_matches('/');
+        place("build", 0o755, steps);
+        // A base with a /build of its own: ours is put over it.
+        if !base.has_top(at) {
+            steps.push(dir(at, 0o755));
+        }
+        seen_at("build", at, steps);
     }
     if !wish.without_work {
         let at = WORK.trim_start_matches('/');

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use lastword_sandbox::root::ReadOnly;
@@ -17,6 +18,8 @@ use super::{FlushVariant, HelperFile, PATH, Runtime};
 
 /// Of a pyvenv.cfg; they have a few hundred.
 const CFG_BYTES_MAX: u64 = 64 << 10;
+/// First bytes of a program in machine code (elf(5)).
+const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// As the kernel.
 const LINKS_MAX: usize = 40;
 /// Entries of a lib directory that are looked at for a standard library.
@@ -42,6 +45,8 @@ pub enum Error {
         "{python} leads to no Python that is here; make the environment again with: python3 -m venv --clear {dir}"
     )]
     NoPython { dir: String, python: String, source: io::Error },
+    #[error("{path} is to be the environment's Python, and is no program: it is not shared with what is run")]
+    NoProgram { path: String },
     #[error(
         "the environment's Python is installed in {prefix}, and sharing it would show all of that directory to the program; \
          install Python in a directory of its own"
@@ -212,6 +217,10 @@ fn installation(python: &Path, home: Option<&Path>) -> Result<Option<ReadOnly>, 
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(gone(error)),
         };
+        // An environment says by itself what its Python is, and may come from somebody who would like to see other files.
+        if !is_program(&real).map_err(gone)? {
+            return Err(Error::NoProgram { path: show(python) });
+        }
         return Ok(Some(ReadOnly { source: real, path: python.to_owned(), directory: false }));
     };
     let real = fs::canonicalize(prefix).map_err(gone)?;
@@ -221,6 +230,17 @@ fn installation(python: &Path, home: Option<&Path>) -> Result<Option<ReadOnly>, 
         return Err(Error::TooMuch { prefix: show(prefix) });
     }
     directory(&real, prefix).map(Some).map_err(gone)
+}
+
+/// An executable in machine code, which no key and no configuration is.
+fn is_program(path: &Path) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        return Ok(false);
+    }
+    let mut magic = Vec::new();
+    fs::File::open(path)?.take(ELF_MAGIC.len() as u64).read_to_end(&mut magic)?;
+    Ok(magic == ELF_MAGIC)
 }
 
 /// A standard library lies below.
@@ -275,7 +295,9 @@ mod tests {
         for name in ["pythons/3.12.1/bin", "pythons/3.12.1/lib/python3.12", "env/bin"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
-        fs::write(dir.join("pythons/3.12.1/bin/python3.12"), "x").unwrap();
+        let python = dir.join("pythons/3.12.1/bin/python3.12");
+        fs::write(&python, b"\x7fELF and more").unwrap();
+        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
         symlink("python3.12", dir.join("pythons/3.12.1/bin/python3")).unwrap();
         fs::write(dir.join("pythons/3.12.1/lib/python3.12/os.py"), "x").unwrap();
         symlink("3.12.1", dir.join("pythons/3.12")).unwrap();
@@ -365,6 +387,29 @@ mod tests {
         let link = venv.shared.iter().find(|shared| shared.path == dir.join("bin/python3")).unwrap();
         assert!(!link.directory && link.source == dir.join("pythons/3.12.1/bin/python3.12"), "{link:?}");
         assert!(!venv.shared.iter().any(|shared| shared.path == dir), "{venv:?}");
+    }
+
+    /// Whoever made the environment may want to see something else of its user.
+    #[test]
+    fn nothing_but_a_program_is_shared_for_a_python() {
+        let lab = lab();
+        let dir = lab.path().canonicalize().unwrap();
+        fs::write(dir.join("key"), "private").unwrap();
+        fs::write(dir.join("script"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(dir.join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(dir.join("bin")).unwrap();
+        for private in ["key", "script", "env"] {
+            symlink(dir.join(private), dir.join("bin/python3")).unwrap();
+            config(&dir, &format!("home = {}\n", dir.join("bin").display()));
+            let error = look(&dir.join("env"), Some(&dir)).unwrap_err();
+            assert!(matches!(error, Error::NoProgram { .. }), "{private}: {error}");
+            fs::remove_file(dir.join("bin/python3")).unwrap();
+        }
+        config(&dir, "");
+        fs::remove_file(dir.join("env/bin/python")).unwrap();
+        symlink(dir.join("key"), dir.join("env/bin/python")).unwrap();
+        let error = look(&dir.join("env"), Some(&dir)).unwrap_err();
+        assert!(matches!(error, Error::NoProgram { .. }), "{error}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use lastword_api::path::{any_path, file_path};
 use lastword_api::request::{FILES_MAX, INPUT_BYTES_MAX};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::cli::message::Advice;
 use crate::execution::request::{InputFile, Shared};
@@ -52,6 +54,7 @@ impl Collected {
             return Err(anyhow!("{} for --dir is not a directory", dir.display()))
                 .hint("--file takes single files");
         }
+        let inside = Inside::open(root.clone()).with_context(|| cannot_read(dir))?;
         let mut waiting = vec![PathBuf::new()];
         while let Some(below) = waiting.pop() {
             let here = root.join(&below);
@@ -67,11 +70,12 @@ impl Collected {
                     continue;
                 }
                 let target = sandbox_path("--dir", below.as_os_str())?;
-                let real = if kind.is_symlink() { inside(&root, &path)? } else { path.clone() };
-                if !fs::metadata(&real).with_context(|| cannot_read(&path))?.is_file() {
+                let below = if kind.is_symlink() { inside.below(&path)? } else { below };
+                let file = inside.file(&below).with_context(|| cannot_read(&path))?;
+                if !file.metadata().with_context(|| cannot_read(&path))?.is_file() {
                     bail!("{} is neither a file nor a directory", path.display());
                 }
-                self.add(&path, File::open(&real).with_context(|| cannot_read(&path))?, target)?;
+                self.add(&path, file, target)?;
             }
         }
         Ok(())
@@ -143,14 +147,35 @@ fn sandbox_path(option: &str, path: &OsStr) -> anyhow::Result<Vec<u8>> {
     file_path(path.as_bytes()).map_err(|error| anyhow!("the path {:?} for {option} {error}", path))
 }
 
-/// Where a link leads, if that is in the same directory.
-fn inside(root: &Path, link: &Path) -> anyhow::Result<PathBuf> {
-    let real = fs::canonicalize(link).with_context(|| cannot_read(link))?;
-    if real.starts_with(root) {
-        return Ok(real);
+/// A directory that nothing is read from outside of, also if somebody else puts links there while we look.
+struct Inside {
+    root: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Inside {
+    fn open(root: PathBuf) -> io::Result<Inside> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&root, flags, Mode::empty())?;
+        Ok(Inside { root, fd })
     }
-    Err(anyhow!("the link {} leads out of its directory", link.display()))
-        .hint("copy what it leads to, or share it with --ro")
+
+    /// Where a link leads, if that is in the same directory.
+    fn below(&self, link: &Path) -> anyhow::Result<PathBuf> {
+        let real = fs::canonicalize(link).with_context(|| cannot_read(link))?;
+        match real.strip_prefix(&self.root) {
+            Ok(below) => Ok(below.to_owned()),
+            Err(_) => Err(anyhow!("the link {} leads out of its directory", link.display()))
+                .hint("copy what it leads to, or share it with --ro"),
+        }
+    }
+
+    /// Without links: a path that was looked at had none. Doesn't wait for the other end of a pipe.
+    fn file(&self, below: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(rustix::fs::openat2(&self.fd, below, flags, Mode::empty(), resolve)?.into())
+    }
 }
 
 fn no_name(option: &str, path: &Path) -> anyhow::Error {
@@ -182,6 +207,21 @@ mod tests {
         let mut collected = Collected::default();
         collected.directory(dir.path()).unwrap();
         assert_eq!(paths(&collected), ["/work/link.py", "/work/main.py", "/work/pkg/deep/x.py"]);
+    }
+
+    /// What somebody changes between our look and our opening.
+    #[test]
+    fn a_link_that_comes_later_is_not_followed() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(other.path().join("x"), "private").unwrap();
+        let inside = Inside::open(dir.path().canonicalize().unwrap()).unwrap();
+        std::os::unix::fs::symlink(other.path(), dir.path().join("sub")).unwrap();
+        std::os::unix::fs::symlink(other.path().join("x"), dir.path().join("x")).unwrap();
+        for below in ["x", "sub/x", "../x"] {
+            assert!(inside.file(Path::new(below)).is_err(), "{below}");
+        }
+        fs::write(dir.path().join("y"), "y").unwrap();
+        assert!(inside.file(Path::new("y")).is_ok());
     }
 
     #[test]
