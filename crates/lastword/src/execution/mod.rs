@@ -103,9 +103,9 @@ impl Engine {
         if request.needs_preparation() {
             return self.run_prepared(execution, request, sink, cancel);
         }
-        let mut prepared = Prepared::nothing(machine);
+        let prepared = Prepared::nothing(machine);
         execution.environment.runtime_version = self.version(&request, &prepared);
-        self.start(execution, request, &mut prepared, sink, cancel)
+        self.start(execution, request, &prepared, sink, cancel)
     }
 
     /// Starts what needs no more preparation, and follows it to its end.
@@ -113,7 +113,7 @@ impl Engine {
         &self,
         mut execution: Execution,
         mut request: Request,
-        prepared: &mut Prepared<'_>,
+        prepared: &Prepared<'_>,
         sink: &mut dyn Sink,
         cancel: &Cancel,
     ) -> Result<Execution, Error> {
@@ -156,24 +156,34 @@ impl Engine {
         let planned = self.prepare(&mut execution, &request, cancel).and_then(|prepared| {
             let plan = native::plan::plan(machine, &prepared, id.into_bytes(), &request);
             let plan = plan.map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
+            // Not everything on the way listens to a cancel.
+            if cancel.is_asked() {
+                return Err(prepare::Unprepared { cause: lastword_frame::Cause::Cancelled });
+            }
             Ok((plan, prepared))
         });
-        let started = planned.map(|(plan, mut prepared)| -> Result<Supervisor, Error> {
-            let passed = self.passed(&plan, id, &mut request, &mut prepared)?;
-            let supervisor = Supervisor::start(&plan, passed, &spool.file)?;
-            execution.status = Status::Running;
-            execution.retry = lastword_api::Retry { safe: false, program_started: true };
-            self.accept_running(&execution)?;
-            Ok(supervisor)
-        });
-        match started {
-            Ok(Ok(supervisor)) => self.go(execution, supervisor, spool, sink, cancel),
-            Ok(Err(error)) => {
+        let (plan, prepared) = match planned {
+            Ok(planned) => planned,
+            Err(why) => return self.never_started(execution, spool, why),
+        };
+        let started = self
+            .passed(&plan, id, &mut request, &prepared)
+            .and_then(|passed| Ok(Supervisor::start(&plan, passed, &spool.file)?));
+        let supervisor = match started {
+            Ok(supervisor) => supervisor,
+            Err(error) => {
                 let why = prepare::Unprepared::new("start the supervisor", error.to_string());
-                self.never_started(execution, spool, why)
+                return self.never_started(execution, spool, why);
             }
-            Err(why) => self.never_started(execution, spool, why),
+        };
+        execution.status = Status::Running;
+        execution.retry = lastword_api::Retry { safe: false, program_started: true };
+        if self.accept_running(&execution).is_err() {
+            // Without a go it seals the spool as one of a program that was never started: two may not write there.
+            supervisor.abandon();
+            return self.end_as_sealed(execution, spool);
         }
+        self.go(execution, supervisor, spool, sink, cancel)
     }
 
     /// Hands the program over and follows it to its end.
@@ -223,7 +233,7 @@ impl Engine {
         plan: &Plan,
         id: Uuid,
         request: &mut Request,
-        prepared: &mut Prepared<'_>,
+        prepared: &Prepared<'_>,
     ) -> Result<Passed, Error> {
         let stdin = match std::mem::replace(&mut request.stdin, request::Stdin::Nothing) {
             request::Stdin::Fd(fd) => Some(fd),
@@ -231,7 +241,9 @@ impl Engine {
         };
         let pack = plan.outputs.as_ref().map(|_| self.store.create_pack(id)).transpose()?;
         let pack = pack.map(|pack| pack.file.into());
-        Ok(Passed { stdin, pack, held: std::mem::take(&mut prepared.held) })
+        // Shared, not given away: what a compile step was made from is needed by the program behind it as well.
+        let held = prepared.held.iter().map(|lock| lock.try_clone()).collect::<io::Result<_>>();
+        Ok(Passed { stdin, pack, held: held.map_err(native::Error::Plan)? })
     }
 
     /// What runs the program, as it says of itself. Nobody waits for it twice.

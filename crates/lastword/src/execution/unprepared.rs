@@ -19,15 +19,19 @@ impl Engine {
     /// Nothing ran, so nothing was said, and that is provable like everything else.
     pub(super) fn never_started(
         &self,
-        mut execution: Execution,
+        execution: Execution,
         spool: Spool,
         why: Unprepared,
     ) -> Result<Execution, Error> {
+        let written = (&spool.file).write_all(&sealed(&execution, why, Machine::get()));
+        written.map_err(|source| Error::Spool { id: execution.id, source })?;
+        self.end_as_sealed(execution, spool)
+    }
+
+    /// The end of an execution whose spool nobody writes any more.
+    pub(super) fn end_as_sealed(&self, mut execution: Execution, spool: Spool) -> Result<Execution, Error> {
         let machine = Machine::get();
-        let id = execution.id;
-        let written = (&spool.file).write_all(&sealed(&execution, why, machine));
-        written.map_err(|source| Error::Spool { id, source })?;
-        let mut follower = Follower::new(id);
+        let mut follower = Follower::new(execution.id);
         follower.read(&spool.file, &mut Silent)?;
         outcome::conclude(&mut execution, &follower.finish(), machine);
         self.store.finish(spool, &meta(&execution), &object(&execution)?)?;
