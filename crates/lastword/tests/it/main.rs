@@ -20,6 +20,7 @@ mod ordering;
 mod outputs;
 mod reboot;
 mod review;
+mod review_programs;
 mod rootless;
 mod soak;
 mod streams;
