@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::durability::{Small, supervisors};
+use crate::durability::{Small, runs, supervisors};
 use crate::lab::{Ended, Lab, args, ended, finish, needs_root, wait_for};
 use crate::soak;
 
@@ -279,7 +279,13 @@ fn wait_for_lines(path: &Path, count: usize) {
 
 /// `kill -9` of the batch at five random moments, and `--resume` each time.
 fn killed_and_resumed(lab: &Lab, count: usize, options: &[&str]) -> PathBuf {
-    let input = lab.file("rows.jsonl", text(&numbered(count)));
+    let mut rows = numbered(count);
+    // Some live on after a kill, and are met again by the next process.
+    let nap = format!("1.00{:09}", std::process::id());
+    for row in rows.iter_mut().skip(5).step_by(if soak::soaking() { 50 } else { 10 }) {
+        row["code"] = format!("sleep {nap}\n{}", row["code"].as_str().unwrap()).into();
+    }
+    let input = lab.file("rows.jsonl", text(&rows));
     let out = lab.path().join("results.jsonl");
     let mut dice = Dice::new();
     let mut arguments = args!["-j4", "--quiet", "--out", &out, &input];
@@ -290,6 +296,9 @@ fn killed_and_resumed(lab: &Lab, count: usize, options: &[&str]) -> PathBuf {
         let part = count as u64 / 6;
         let at = (kill * part + dice.below(part)) as usize;
         wait_for_lines(&out, at);
+        if kill % 2 == 0 {
+            wait_for("a row that takes its time", || runs(&nap).then_some(()));
+        }
         std::thread::sleep(Duration::from_micros(dice.below(60_000)));
         assert!(child.try_wait().unwrap().is_none(), "it ended before kill {kill}");
         signal(&child, Signal::KILL);

@@ -69,7 +69,7 @@ pub(crate) fn no_supervisor(lab: &Lab) {
 }
 
 /// Whether any process has this word in its command line.
-fn runs(word: &str) -> bool {
+pub(crate) fn runs(word: &str) -> bool {
     let own = std::process::id().to_string();
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         entry.file_name() != *own
