@@ -52,6 +52,9 @@ pub(super) struct Item {
     pub(super) records: u64,
     pub(super) stdout_bytes: u64,
     pub(super) stderr_bytes: u64,
+    /// Output files whose bytes are those of the seal.
+    pub(super) outputs: u64,
+    pub(super) output_bytes: u64,
     pub(super) problems: Vec<String>,
 }
 
@@ -136,6 +139,8 @@ pub(super) fn check(store: &Store, entry: &Entry) -> anyhow::Result<Item> {
         records: verdict.records,
         stdout_bytes: verdict.stdout_bytes,
         stderr_bytes: verdict.stderr_bytes,
+        outputs: verdict.outputs,
+        output_bytes: verdict.output_bytes,
         problems: verdict.problems,
     })
 }
@@ -152,6 +157,7 @@ fn contradictions(execution: &Execution, verdict: &Verdict) -> Vec<String> {
         ("records", said.records, verdict.records),
         ("bytes of stdout", said.stdout.bytes, verdict.stdout_bytes),
         ("bytes of stderr", said.stderr.bytes, verdict.stderr_bytes),
+        ("output files", execution.outputs.len() as u64, verdict.outputs),
     ];
     for (what, said, read) in counts {
         if said != read {
@@ -193,7 +199,11 @@ fn verdict_line(item: &Item) -> String {
         Some(why) => format!("right, not complete: {}", escaped(why)),
     };
     let bytes = item.stdout_bytes + item.stderr_bytes;
-    format!("{whole}, {} records, {bytes} bytes", item.records)
+    let outputs = match item.outputs {
+        0 => String::new(),
+        count => format!(", {count} output files of {} bytes", item.output_bytes),
+    };
+    format!("{whole}, {} records, {bytes} bytes{outputs}", item.records)
 }
 
 #[cfg(test)]

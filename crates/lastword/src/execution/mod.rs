@@ -47,9 +47,9 @@ pub use request::Request;
 
 use crate::runtime::Versions;
 
-/// More than a supervisor may need around the program's time: to build, to end, to wait for a full disk, to drain, together
-/// under 80 s by its own bounds. One that needs longer is stuck.
-const SUPERVISOR_MARGIN: Duration = Duration::from_secs(120);
+/// More than a supervisor may need around the program's time: to build, to end, to wait for a full disk, to drain, to copy output
+/// files, together under 110 s by its own bounds, and then to bring what it copied to disk. One that needs longer is stuck.
+const SUPERVISOR_MARGIN: Duration = Duration::from_secs(180);
 
 /// Takes records as they come, in their order.
 pub trait Sink {
