@@ -5,6 +5,7 @@ mod command;
 mod count;
 mod deps;
 mod dist;
+mod docker;
 mod elf;
 mod licence;
 mod policy;
@@ -25,6 +26,7 @@ cargo xtask ci     fmt, clippy, deps, a short fuzz run, then test
 cargo xtask deps   licences, sources, banned crates, and what the supervisor links
 cargo xtask soak   the large counts; writes docs/soak.md
 cargo xtask dist   one static binary in dist/, and the Python wheel with it inside
+cargo xtask docker a Docker daemon as the tests have it, until Ctrl-C
 cargo xtask vm     the static binary in a virtual machine with cgroup v2 and systemd";
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         }
         "soak" => soak::run(),
         "dist" => dist::run().map(|()| true),
+        "docker" => docker::run().map(|()| true),
         "vm" => finish(vm::run()?),
         "help" | "--help" | "-h" => {
             println!("{HELP}");

@@ -42,7 +42,13 @@ const NEEDS: &[Need] = &[
         package: "util-linux",
         reason: "makes shared memory that a program must not see",
     },
+    Need { path: "/usr/bin/mmdebstrap", package: "mmdebstrap", reason: "makes the tests' container image" },
+    Need { path: "/usr/sbin/dockerd", package: "docker.io", reason: "saves that image; the docker backend" },
 ];
+
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(Step::new("id", &["-u"]).capture()?.trim() == "0")
+}
 
 /// Installs what is missing. Without root it names the command instead.
 pub(crate) fn ensure() -> Result<()> {
@@ -62,7 +68,7 @@ pub(crate) fn ensure() -> Result<()> {
             "install what is listed above with this system's own package tool; on Debian it is `{install}`"
         );
     }
-    if Step::new("id", &["-u"]).capture()?.trim() != "0" {
+    if !is_root()? {
         bail!("not root, so nothing was installed; run `sudo {install}` once and start again");
     }
     Step::new("apt-get", &["update", "-q"]).run()?;

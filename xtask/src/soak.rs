@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::command::{self, Step, root};
 use crate::count::Count;
+use crate::docker::Daemon;
 use crate::{setup, test};
 
 const PROGRAMS: &str = "10000";
@@ -28,7 +29,10 @@ pub(crate) fn run() -> Result<bool> {
     } else {
         (command::cargo(&["test", "--release", "-p", "lastword", "--test", "it"]), Count::libtest as Read)
     };
+    let daemon = Daemon::for_tests()?;
+    let suite = test::with(&daemon, suite);
     let count = test::watch(suite.env("LASTWORD_SOAK", "1").env("LASTWORD_SOAK_REPORT", &report), read)?;
+    drop(daemon);
 
     let (bench, bench_ok) = bench()?;
     let mut text = String::from("# The last soak\n\nWritten by `cargo xtask soak`; not edited by hand.\n\n");

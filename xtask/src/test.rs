@@ -4,25 +4,37 @@ use anyhow::Result;
 
 use crate::command::{self, Step};
 use crate::count::Count;
+use crate::docker::{self, Daemon};
 use crate::setup;
 
 pub(crate) fn run() -> Result<Count> {
     setup::ensure()?;
+    let daemon = Daemon::for_tests()?;
     let mut count = Count::default();
     if nextest() {
         count.add(watch(
-            command::cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),
+            with(&daemon, command::cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])),
             Count::nextest,
         )?);
         count
             .add(watch(command::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]), Count::libtest)?);
     } else {
         // Runs the doc tests as well.
-        count.add(watch(command::cargo(&["test", "--workspace", "--no-fail-fast"]), Count::libtest)?);
+        let all = command::cargo(&["test", "--workspace", "--no-fail-fast"]);
+        count.add(watch(with(&daemon, all), Count::libtest)?);
     }
     count.skipped = 0;
+    drop(daemon);
     count.add(leftovers()?);
     Ok(count)
+}
+
+/// Tells a test runner of the daemon.
+pub(crate) fn with(daemon: &Option<Daemon>, step: Step) -> Step {
+    match daemon {
+        Some(daemon) => step.env(docker::VARIABLE, daemon.socket()),
+        None => step,
+    }
 }
 
 /// The test that looks for what the others left behind; ignored in a run of all, because it must come last.
