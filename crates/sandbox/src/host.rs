@@ -2,10 +2,12 @@
 //!
 //! Looked at before anything is done; [`crate::root`] turns it into steps.
 
+use std::borrow::Cow;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::limits::{COPIED_BYTES_MAX, IMAGE_TOP_ENTRIES_MAX};
 use crate::root::OWN;
@@ -120,9 +122,17 @@ impl Base {
     }
 
     /// The unpacked root of an image. Its own /dev, /proc and /tmp are hidden; the rest is seen read-only.
-    pub fn image(rootfs: &Path) -> std::io::Result<Base> {
+    ///
+    /// # Errors
+    /// It can't be read, or has more entries than [`IMAGE_TOP_ENTRIES_MAX`]: part of an image would be another one.
+    pub fn image(rootfs: &Path) -> io::Result<Base> {
         let mut system = Vec::new();
-        for entry in fs::read_dir(rootfs)?.take(IMAGE_TOP_ENTRIES_MAX) {
+        for (count, entry) in fs::read_dir(rootfs)?.enumerate() {
+            if count >= IMAGE_TOP_ENTRIES_MAX {
+                let why =
+                    format!("there are more than {IMAGE_TOP_ENTRIES_MAX} entries at the top of its root");
+                return Err(io::Error::other(why));
+            }
             let entry = entry?;
             let name = entry.file_name().as_bytes().to_vec();
             if MADE_BY_US.iter().any(|ours| ours.as_bytes() == name) {
@@ -144,6 +154,18 @@ impl Base {
         };
         let has_etc = system.iter().any(|entry| entry.name == b"etc");
         Ok(Base { system, etc: (!has_etc).then(Vec::new), devices: devices(), var })
+    }
+
+    /// The base without some entries at its top: what stands in their place is ours, and nothing can be mounted over a file or
+    /// a link, or made in a directory of the base.
+    pub fn without(&self, names: &[&str]) -> Cow<'_, Base> {
+        let is_one = |entry: &Entry| names.iter().any(|name| entry.name == name.as_bytes());
+        if !self.system.iter().any(is_one) {
+            return Cow::Borrowed(self);
+        }
+        let mut base = self.clone();
+        base.system.retain(|entry| !is_one(entry));
+        Cow::Owned(base)
     }
 
     /// What the base has at a path of the sandbox (absolute, without links): for mounting something over it.
@@ -186,12 +208,26 @@ impl Base {
         let entry = self.system.iter().find(|entry| entry.name == first.as_bytes())?;
         let rest = below.strip_prefix(first).ok()?;
         match &entry.found {
-            Found::Link(target) => {
-                self.behind(&Path::new("/").join(target).join(rest), links.checked_sub(1)?)
-            }
+            Found::Link(target) => self.behind(&from_top(target).join(rest), links.checked_sub(1)?),
             _ => Some(entry.real.join(rest)),
         }
     }
+}
+
+/// Where a link at the top leads. A `..` in it ends at the top, as it does in the sandbox; joined as it is, it would go on in
+/// the directories of this machine.
+fn from_top(target: &Path) -> PathBuf {
+    let mut at = PathBuf::from("/");
+    for component in target.components() {
+        match component {
+            Component::Normal(name) => at.push(name),
+            Component::ParentDir => {
+                at.pop();
+            }
+            _ => {}
+        }
+    }
+    at
 }
 
 /// What a path of the sandbox is before anything is put there.
@@ -257,14 +293,19 @@ mod tests {
         }
         fs::write(dir.join("prog"), b"x").expect("a file");
         std::os::unix::fs::symlink("app", dir.join("link")).expect("a link");
+        std::os::unix::fs::symlink("app/../../../../../../../etc", dir.join("climb")).expect("a link");
         let base = Base::image(&dir).expect("a base");
         let names: Vec<&[u8]> = base.system.iter().map(|entry| &entry.name[..]).collect();
-        assert_eq!(names, [&b"app"[..], b"link", b"prog", b"var"]);
+        assert_eq!(names, [&b"app"[..], b"climb", b"link", b"prog", b"var"]);
         assert_eq!(base.var, Var::TheirsWithTmp);
         assert_eq!(base.etc, Some(Vec::new()));
         assert_eq!(base.kind_of(Path::new("/app/deep")), Kind::Directory);
         assert_eq!(base.kind_of(Path::new("/link")), Kind::Forbidden);
         assert_eq!(base.real(Path::new("/link/deep")), Some(dir.join("app/deep")));
+        assert_eq!(base.real(Path::new("/climb/passwd")), None);
+        let names: Vec<Vec<u8>> =
+            base.without(&["var", "prog"]).system.iter().map(|e| e.name.clone()).collect();
+        assert_eq!(names, [&b"app"[..], b"climb", b"link"]);
         fs::remove_dir_all(&dir).expect("removed");
     }
 }

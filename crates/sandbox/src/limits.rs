@@ -16,7 +16,7 @@ pub const COPIED_BYTES_MAX: u64 = 16 * 1024;
 /// One inode for so many bytes of scratch space, at least [`SCRATCH_INODES_MIN`].
 pub const SCRATCH_BYTES_PER_INODE: u64 = 4096;
 pub const SCRATCH_INODES_MIN: u64 = 1024;
-/// Entries at the top of an image's root; what is beyond is not seen.
+/// Entries at the top of an image's root: each costs a mount. One with more is refused.
 pub const IMAGE_TOP_ENTRIES_MAX: usize = 1024;
 /// How long a cgroup may stay busy after its last process was reaped.
 pub const CGROUP_REMOVE_WAIT: Duration = Duration::from_secs(2);

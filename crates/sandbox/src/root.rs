@@ -80,8 +80,21 @@ pub struct Wish {
     pub help: Vec<(String, String, Bytes)>,
 }
 
+impl Wish {
+    /// Entries at the top that are ours, whatever the base has there.
+    pub fn ours(&self) -> Vec<&'static str> {
+        let build = self.build || self.read_only.iter().any(|shared| shared.path == Path::new(BUILD));
+        [(!self.without_work).then_some(WORK), build.then_some(BUILD)]
+            .into_iter()
+            .flatten()
+            .map(|path| path.trim_start_matches('/'))
+            .collect()
+    }
+}
+
 /// The steps, in order. Parents come before what stands in them; links and files before the root becomes read-only.
 pub fn steps(base: &Base, wish: &Wish) -> Vec<Step> {
+    let base = &*base.without(&wish.ours());
     let mut steps = Vec::new();
     system(base, &mut steps);
     if let Some(entries) = &base.etc {
@@ -225,13 +238,7 @@ fn scratch(base: &Base, wish: &Wish, steps: &mut Vec<Step>) {
         seen_at("build", at, steps);
     }
     if !wish.without_work {
-        let at = WORK.trim_start_matches('/');
-        place("work", 0o755, steps);
-        // A base with a /work of its own: ours is put over it.
-        if !base.has_top(at) {
-            steps.push(dir(at, 0o755));
-        }
-        seen_at("work", at, steps);
+        alias("work", "work", 0o755, steps);
     }
     alias("tmp", "tmp", 0o1777, steps);
     match base.var {

@@ -67,7 +67,7 @@ impl Unprepared {
 }
 
 impl Prepared<'_> {
-    pub(super) fn root(&self) -> Root<'_> {
+    pub(crate) fn root(&self) -> Root<'_> {
         match &self.image {
             Some(image) => Root::Image { base: &self.base, digest: &image.digest },
             None => Root::Host(&self.base),

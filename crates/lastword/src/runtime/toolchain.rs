@@ -183,6 +183,11 @@ impl Root<'_> {
         }
     }
 
+    /// Whether a sandbox sees something at a path.
+    pub fn has(self, path: &Path) -> bool {
+        self.follow(path).is_some_and(|real| fs::symlink_metadata(real).is_ok())
+    }
+
     /// The same with every link followed, as it leads inside the sandbox.
     fn follow(self, path: &Path) -> Option<PathBuf> {
         let mut at = PathBuf::from("/");

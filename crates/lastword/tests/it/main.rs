@@ -11,6 +11,7 @@ mod conformance;
 mod durability;
 mod fixture;
 mod hostile;
+mod images;
 mod lab;
 mod languages;
 mod leftovers;

@@ -189,6 +189,7 @@ fn uses_work(request: &Request) -> bool {
     let below = |path: &[u8]| path.starts_with(WORK.as_bytes());
     request.files.iter().any(|file| below(&file.path))
         || request.outputs.iter().any(|glob| below(glob))
+        || request.read_only.iter().any(|shared| shared.path.starts_with(WORK))
         || request.cwd.as_ref().is_some_and(|cwd| cwd.starts_with(WORK))
 }
 
@@ -211,9 +212,12 @@ fn new_file(file: &crate::execution::request::InputFile) -> NewFile {
 
 fn read_only(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<ReadOnly>, Refused> {
     let mut all = Vec::new();
+    // Over an image's /work stands ours.
+    let ours = if uses_work(request) { &[WORK.trim_start_matches('/')][..] } else { &[] };
+    let base = prepared.base.without(ours);
     for Shared { source, path, directory } in &request.read_only {
         let refused = |why| Refused::Shared { source_path: source.clone(), path: path.clone(), why };
-        match prepared.base.kind_of(path) {
+        match base.kind_of(path) {
             Kind::Free => {}
             Kind::Directory if *directory => {}
             Kind::File if !*directory => {}
@@ -259,7 +263,7 @@ fn surroundings(prepared: &Prepared<'_>, request: &Request, limits: &Limits) -> 
         Program::Command { argv } => runtime::for_command(argv),
         _ => runtime::command(),
     });
-    let has = |path: &Path| prepared.base.real(path).is_some_and(|real| real.exists());
+    let has = |path: &Path| prepared.root().has(path);
     // A 32-bit program can't load a 64-bit helper library; the loader would say so on its stderr.
     let is_32_bit = request.entry().is_some_and(|file| file.bytes.starts_with(b"\x7fELF\x01"));
     let flush = if is_32_bit { Flush::Off } else { request.flush };
