@@ -85,7 +85,7 @@ fn an_image_says_what_runs_and_how() {
 
     let code = "b = bytearray(1 << 30)\nprint('has it')";
     let object = run(&lab, &image, &["--memory", "64MiB", "--runtime", "python", "-c", code]);
-    assert_end(&object, "out_of_memory/memory", "");
+    assert_end(&object, "failed/out_of_memory", "");
     let object = run(&lab, &image, &["--", "no-such-command"]);
     assert_eq!((object.status(), object.exit_code()), ("failed", None), "{:#}", object.0);
 }
