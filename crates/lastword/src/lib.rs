@@ -7,3 +7,4 @@ pub mod backend;
 pub mod cli;
 pub mod execution;
 pub mod runtime;
+mod tls;

@@ -5,6 +5,7 @@
 pub mod image;
 pub mod machine;
 pub mod plan;
+pub mod registry;
 pub mod start;
 
 pub use machine::Machine;
