@@ -7,13 +7,16 @@ use lastword_frame::Cause;
 use lastword_image::{Cache, Image, Source};
 use lastword_sandbox::host::Base;
 
-use super::Engine;
 use super::prepare::{ImageRun, Prepared, Unprepared};
+use super::{Engine, Sink};
+use crate::backend::native::registry::{self, Pull};
 
 /// What unpacked images may take on disk before the ones that were used least recently go.
 const CACHE_BYTES_MAX: u64 = 20 << 30;
 /// In the cache directory.
 const DIRECTORY: &str = "images";
+/// What references of registries led to.
+const REFERENCES: &str = "references.json";
 
 /// What a request's image text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +51,11 @@ impl Engine {
         &self,
         execution: &mut Execution,
         name: &str,
+        pull: Pull,
+        sink: &mut dyn Sink,
     ) -> Result<Prepared<'static>, Unprepared> {
         let failed = |error: &dyn std::error::Error| unavailable(name, error);
-        let image = self.image(name)?;
+        let image = self.image(name, pull, sink)?;
         let base = Base::image(&image.rootfs).map_err(|error| failed(&error))?;
         let user = match image.config.user.is_empty() {
             // As everywhere in the sandbox: nobody.
@@ -77,19 +82,20 @@ impl Engine {
         })
     }
 
-    fn image(&self, name: &str) -> Result<Image, Unprepared> {
+    fn image(&self, name: &str, pull: Pull, sink: &mut dyn Sink) -> Result<Image, Unprepared> {
         let dir = self.cache.join(DIRECTORY);
         let cache = Cache::open(&dir, CACHE_BYTES_MAX).map_err(|error| unavailable(name, &error))?;
-        let found = match ImageName::parse(name) {
-            ImageName::Path { path, name } => {
-                cache.unpack(Source::Path { path: &path, name: name.as_deref() })
+        match ImageName::parse(name) {
+            ImageName::Path { path, name: which } => cache
+                .unpack(Source::Path { path: &path, name: which.as_deref() })
+                .map_err(|error| unavailable(name, &error)),
+            ImageName::Reference(reference) => {
+                let mut progress = |came: registry::Progress| sink.pulling(name, came.bytes, came.total);
+                let options = registry::Options { progress: Some(&mut progress), ..Default::default() };
+                registry::image_with(&cache, &dir.join(REFERENCES), &reference, pull, options)
+                    .map_err(|error| unavailable(name, &error))
             }
-            ImageName::Reference(_) => {
-                let message = format!("{name}: registries are not available yet in this version");
-                return Err(Unprepared { cause: Cause::ImageUnavailable { message } });
-            }
-        };
-        found.map_err(|error| unavailable(name, &error))
+        }
     }
 }
 

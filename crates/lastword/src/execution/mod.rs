@@ -55,6 +55,8 @@ const SUPERVISOR_MARGIN: Duration = Duration::from_secs(180);
 pub trait Sink {
     /// The execution is durable and has this id. Called once, before anything else.
     fn accepted(&mut self, _id: Uuid) {}
+    /// So many bytes of the image have come; `total` is what its manifest says, if that is known.
+    fn pulling(&mut self, _image: &str, _bytes: u64, _total: Option<u64>) {}
     /// `time_ns`: wall clock, nanoseconds since 1970.
     fn record(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: &[u8]);
     /// So many bytes were read and dropped here.
@@ -153,7 +155,7 @@ impl Engine {
         execution.retry.safe = true;
         self.accept(&execution)?;
         sink.accepted(id);
-        let planned = self.prepare(&mut execution, &request, cancel).and_then(|prepared| {
+        let planned = self.prepare(&mut execution, &request, sink, cancel).and_then(|prepared| {
             let plan = native::plan::plan(machine, &prepared, id.into_bytes(), &request);
             let plan = plan.map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
             // Not everything on the way listens to a cancel.

@@ -9,7 +9,7 @@ use lastword_frame::Cause;
 use lastword_sandbox::host::Base;
 
 use super::compile::Job;
-use super::{Cancel, Engine, Request};
+use super::{Cancel, Engine, Request, Sink};
 use crate::backend::native::{self, Machine};
 use crate::runtime::Runtime;
 use crate::runtime::{Root, identity};
@@ -81,11 +81,12 @@ impl Engine {
         &self,
         execution: &mut Execution,
         request: &Request,
+        sink: &mut dyn Sink,
         cancel: &Cancel,
     ) -> Result<Prepared<'static>, Unprepared> {
         let machine = Machine::get();
         let mut prepared = match &request.image {
-            Some(name) => self.with_image(execution, name)?,
+            Some(name) => self.with_image(execution, name, request.pull, sink)?,
             None => Prepared::nothing(machine),
         };
         execution.environment.runtime_version = self.version(request, &prepared);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use lastword_api::Limits;
 pub use lastword_api::request::OnOutputLimit;
 
+pub use crate::backend::native::registry::Pull;
 pub use crate::runtime::Flush;
 use crate::runtime::Runtime;
 
@@ -32,6 +33,8 @@ pub struct Request {
     pub cwd: Option<PathBuf>,
     /// The root comes from it; `None`: from this machine.
     pub image: Option<String>,
+    /// When the image's registry is asked, if it comes from one.
+    pub pull: Pull,
     /// Patterns of files to keep after the end, absolute.
     pub outputs: Vec<Vec<u8>>,
     /// For the compiler, where the runtime has one.
@@ -62,6 +65,7 @@ impl Request {
             secrets: Vec::new(),
             cwd: None,
             image: None,
+            pull: Pull::Missing,
             outputs: Vec::new(),
             compile_flags: Vec::new(),
             labels: BTreeMap::new(),

@@ -198,6 +198,9 @@ pub(crate) struct LaterArgs {
     /// Root of the sandbox: a registry's image, a file of docker save, or an OCI layout [default: this machine's /usr]
     #[arg(long)]
     pub(crate) image: Option<String>,
+    /// When the registry is asked for the image
+    #[arg(long, value_enum, default_value_t = PullArg::Missing)]
+    pub(crate) pull: PullArg,
     #[arg(long, hide = true)]
     pub(crate) container_runtime: Option<OsString>,
     #[arg(long, hide = true)]
@@ -214,6 +217,14 @@ pub(crate) enum OutputLimitArg {
 pub(crate) enum OrderingArg {
     Exact,
     Arrival,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PullArg {
+    /// if it isn't here
+    Missing,
+    /// every time: a tag may mean another image now
+    Always,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

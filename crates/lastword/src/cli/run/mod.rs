@@ -5,11 +5,12 @@ mod files;
 mod request;
 mod venv;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
 use lastword_api::execution::INLINE_BYTES_DEFAULT;
 use lastword_api::{Execution, Reason, Stream};
 use lastword_store::Store;
@@ -22,7 +23,7 @@ use self::args::SaysArgs;
 pub(crate) use self::request::share;
 use self::request::{Out, outs, request, stands_behind_dashes};
 use super::exit::outcome;
-use super::message::{Advice, hint, say};
+use super::message::{Advice, escaped, hint, say};
 use super::output::print_json;
 use super::print::Printer;
 use super::replay::Collector;
@@ -37,7 +38,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
     let interrupted = cancel_on_signals(&cancel)?;
     if args.says.json {
         let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
-        let mut sink = Announced { sink: &mut collector, verbose: args.says.verbose };
+        let mut sink = Announced::new(&mut collector, &args.says);
         let mut execution = engine.run(request, &mut sink, &cancel)?;
         execution.inline = Some(collector.into_inline());
         print_json(&execution)?;
@@ -46,7 +47,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let mut printer = Printer::new(args.says.timestamps);
-    let mut sink = Announced { sink: &mut printer, verbose: args.says.verbose };
+    let mut sink = Announced::new(&mut printer, &args.says);
     let execution = engine.run(request, &mut sink, &cancel)?;
     say_summary(&execution, &args.says);
     say_compiler(&execution, &args.says);
@@ -104,13 +105,39 @@ fn save_outputs(store: &Store, execution: &Execution, args: &Args) -> anyhow::Re
     Ok(())
 }
 
-/// Says the id as soon as there is one.
+/// Says the id as soon as there is one, and how far an image has come.
 struct Announced<'a> {
     sink: &'a mut dyn Sink,
     verbose: bool,
+    /// Hidden where stderr is no terminal.
+    pulling: ProgressBar,
+}
+
+impl<'a> Announced<'a> {
+    fn new(sink: &'a mut dyn Sink, says: &SaysArgs) -> Self {
+        let shown = !says.quiet && std::io::stderr().is_terminal();
+        let pulling = if shown { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")
+        {
+            pulling.set_style(style);
+        }
+        Announced { sink, verbose: says.verbose, pulling }
+    }
 }
 
 impl Sink for Announced<'_> {
+    fn pulling(&mut self, image: &str, bytes: u64, total: Option<u64>) {
+        self.pulling.set_message(escaped(image));
+        if let Some(total) = total {
+            self.pulling.set_length(total);
+        }
+        self.pulling.set_position(bytes);
+        if total == Some(bytes) {
+            self.pulling.finish_and_clear();
+        }
+    }
+
     fn accepted(&mut self, id: Uuid) {
         if self.verbose {
             say(&format!("execution {id}"));
@@ -118,6 +145,10 @@ impl Sink for Announced<'_> {
     }
 
     fn record(&mut self, stream: Stream, time_ns: i64, seq: u64, bytes: &[u8]) {
+        if !self.pulling.is_finished() {
+            // Its line must not stand among the program's.
+            self.pulling.finish_and_clear();
+        }
         self.sink.record(stream, time_ns, seq, bytes);
     }
 

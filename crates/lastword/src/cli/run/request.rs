@@ -16,14 +16,14 @@ use lastword_api::path::{WORK, file_path, glob_path};
 use lastword_api::request::REQUEST_BYTES_MAX;
 use lastword_api::{Limits, NewExecution, check_labels};
 
-use super::args::{Args, FlushArg, LaterArgs, LimitArgs, OrderingArg, OutputLimitArg};
+use super::args::{Args, FlushArg, LaterArgs, LimitArgs, OrderingArg, OutputLimitArg, PullArg};
 use super::files::{self, Collected};
 use super::venv;
 use crate::cli::exit;
 use crate::cli::message::{Advice, AdviceError};
 use crate::execution::Request;
 use crate::execution::new::check_places;
-use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Stdin};
+use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Pull, Stdin};
 use crate::runtime::{self, Runtime, Selected};
 
 /// Whether the last `count` words of the command line stand behind a `--`. clap takes it away, and it decides
@@ -39,6 +39,10 @@ pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request
     let mut request = match &args.request {
         Some(path) => from_json(path)?,
         None => typed(args, after_dashes)?,
+    };
+    request.pull = match args.later.pull {
+        PullArg::Missing => Pull::Missing,
+        PullArg::Always => Pull::Always,
     };
     share(&mut request, &args.given.ro, args.given.venv.as_deref())?;
     for out in outs(&args.keeps.out)? {
