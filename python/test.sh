@@ -77,6 +77,15 @@ from_source() {
     cp -rL . "$scratch/source" && LASTWORD_BINARY=$binary installed source-venv "$scratch/source"
 }
 
+# The example in the project's README, as it is written there, in the environment made from source.
+readme_example() {
+    local readme=$PWD/../README.md venv=$scratch/source-venv
+    [[ -f $readme ]] || return
+    sed -n '/^```python$/,/^```$/p' "$readme" | sed '/^```/d' >"$scratch/example.py"
+    [[ -s $scratch/example.py ]] || return
+    (cd "$scratch" && LASTWORD_BINARY=$binary LASTWORD_DATA_DIR=$scratch/data "$venv/bin/python" example.py)
+}
+
 from_wheel() {
     # shellcheck disable=SC2144 # one wheel is there, or none
     "$python" build_wheel.py "$binary" "$scratch/wheels" && installed wheel-venv --no-index "$scratch"/wheels/*.whl
@@ -89,6 +98,7 @@ twice_the_same() {
 unit_tests
 types
 step "pip install . in a fresh venv" from_source
+step "the example of the project's README" readme_example
 step "the wheel, without network and without a binary on PATH" from_wheel
 step "the wheel is the same each time" twice_the_same
 

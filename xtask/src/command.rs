@@ -13,6 +13,14 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf> {
+    let metadata = cargo(&["metadata", "--format-version", "1", "--no-deps"]).capture()?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"].as_str();
+    Ok(target.context("cargo metadata names no target directory")?.into())
+}
+
 /// One program to run, in the workspace's root and without stdin.
 pub(crate) struct Step {
     command: Command,

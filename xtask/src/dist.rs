@@ -10,18 +10,15 @@ use crate::elf;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 pub(crate) fn run() -> Result<()> {
-    let metadata = command::cargo(&["metadata", "--format-version", "1", "--no-deps"]).capture()?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
-
+    let target = command::target()?;
     command::cargo(&["build", "--release", "--locked", "--package", "lastword", "--target", TARGET])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .run()?;
 
-    let built = format!("{target}/{TARGET}/release/lastword");
-    let bytes = std::fs::read(&built).with_context(|| format!("can't read {built}"))?;
+    let built = target.join(TARGET).join("release/lastword");
+    let bytes = std::fs::read(&built).with_context(|| format!("can't read {}", built.display()))?;
     if elf::has_interpreter(&bytes)? {
-        bail!("{built} asks for a dynamic loader: not static");
+        bail!("{} asks for a dynamic loader: not static", built.display());
     }
     let dist = root().join("dist");
     std::fs::create_dir_all(&dist).with_context(|| format!("can't make {}", dist.display()))?;

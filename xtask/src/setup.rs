@@ -24,6 +24,11 @@ const NEEDS: &[Need] = &[
         reason: "static C programs, the supervisor",
     },
     Need { path: "/usr/bin/python3", package: "python3", reason: "runs the Python programs in the sandbox" },
+    Need {
+        path: "/usr/share/doc/python3-venv",
+        package: "python3-venv",
+        reason: "the Python package's tests install it into fresh environments",
+    },
     Need { path: "/usr/bin/bash", package: "bash", reason: "runs the shell programs in the sandbox" },
     Need { path: "/usr/bin/stdbuf", package: "coreutils", reason: "flush help for C programs" },
     Need { path: "/usr/bin/setpriv", package: "util-linux", reason: "runs tests as an ordinary user" },

@@ -25,8 +25,17 @@ pub(crate) fn run() -> Result<Count> {
     }
     count.skipped = 0;
     drop(daemon);
+    count.add(python()?);
     count.add(leftovers()?);
     Ok(count)
+}
+
+/// The Python package, with the binary that the tests above have built.
+fn python() -> Result<Count> {
+    command::cargo(&["build", "--package", "lastword"]).run()?;
+    let binary = command::target()?.join("debug/lastword");
+    let script = command::root().join("python/test.sh");
+    watch(Step::new(script, &[&binary.to_string_lossy()]), Count::libtest)
 }
 
 /// Tells a test runner of the daemon.

@@ -1,7 +1,7 @@
 //! A request to run code, as JSON: the body of `POST /v1/executions`, a row of a batch, and what `run --request` reads.
 //!
 //! Everything in it is a client's: [`NewExecution::check`] names the field that is wrong. Nothing in it can name a path of
-//! the host.
+//! the host, but `image`, where the one who takes the request lets it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +38,7 @@ pub const IMAGE_BYTES_MAX: usize = 4096;
 pub const RUNTIME_BYTES_MAX: usize = 64;
 
 /// A request to run code.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewExecution {
     pub runtime: Option<String>,
@@ -77,6 +77,13 @@ pub struct NewExecution {
     #[serde(deserialize_with = "list::<_, _, COMPILE_FLAGS_MAX>")]
     pub compile_flags: Vec<String>,
     pub limits: NewLimits,
+}
+
+/// Without the fields: secrets must not reach a log.
+impl fmt::Debug for NewExecution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewExecution").field("runtime", &self.runtime).finish_non_exhaustive()
+    }
 }
 
 /// A file for the sandbox. Exactly one of `text` and `base64` is set.

@@ -74,7 +74,7 @@ pub struct Wish {
     pub build: bool,
     /// Writable files, made by us before the start.
     pub files: Vec<NewFile>,
-    /// In order; a later one may lie below an earlier one only where that one has such a path.
+    /// In order. None may lie below another one: nothing can be made in a read-only tree.
     pub read_only: Vec<ReadOnly>,
     /// Files below [`HELP`], which the program can't change: (directory, file name, bytes).
     pub help: Vec<(String, String, Bytes)>,

@@ -169,7 +169,8 @@ pub(crate) fn live_job(kind: Kind, id: Uuid, meta: &Meta, object: &[u8]) -> Resu
     let mut batch = Batch::default();
     batch.push(kind, id, time_ns, 0, &payload);
     let row = RowOf::Live { time_ns, meta: meta.clone(), object: object.to_vec() };
-    Ok(Job { id, batch, row, sync: kind == Kind::Accept })
+    // An update, too: it may say that a program is about to be handed over, which must not be forgotten.
+    Ok(Job { id, batch, row, sync: true })
 }
 
 pub(crate) fn tombstone_job(id: Uuid) -> Job {

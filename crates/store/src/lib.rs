@@ -92,7 +92,7 @@ impl Store {
         self.group.submit(finish::live_job(Kind::Accept, id, meta, object)?)
     }
 
-    /// A start: visible on return, durable with the next sync. Ignored after the end.
+    /// Durable and visible on return. Ignored after the end.
     pub fn update(&self, id: Uuid, meta: &Meta, object: &[u8]) -> Result<(), Error> {
         match self.shelf.index.state(id)? {
             State::Live => self.group.submit(finish::live_job(Kind::Update, id, meta, object)?),

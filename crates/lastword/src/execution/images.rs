@@ -18,6 +18,8 @@ const DIRECTORY: &str = "images";
 /// What references of registries led to.
 const REFERENCES: &str = "references.json";
 
+const ARCHIVES: [&str; 4] = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+
 /// What a request's image text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageName {
@@ -28,8 +30,9 @@ pub enum ImageName {
 }
 
 impl ImageName {
-    /// `oci:DIR[:NAME]`, `oci-archive:FILE[:NAME]` and `docker-archive:FILE[:NAME]` as skopeo has them; whatever looks like a
-    /// path, or is one; else what `docker pull` takes.
+    /// `oci:DIR[:NAME]`, `oci-archive:FILE[:NAME]` and `docker-archive:FILE[:NAME]` as skopeo has them; what begins like a path
+    /// or ends like an archive; else what `docker pull` takes. What lies in the working directory decides nothing: a file
+    /// called `alpine` must not become somebody's image.
     pub fn parse(text: &str) -> ImageName {
         for prefix in ["oci:", "oci-archive:", "docker-archive:"] {
             if let Some(rest) = text.strip_prefix(prefix) {
@@ -38,7 +41,7 @@ impl ImageName {
                 return ImageName::Path { path: path.into(), name };
             }
         }
-        let is_path = text.starts_with(['/', '.']) || PathBuf::from(text).exists();
+        let is_path = text.starts_with(['/', '.']) || ARCHIVES.iter().any(|ending| text.ends_with(ending));
         match is_path {
             true => ImageName::Path { path: text.into(), name: None },
             false => ImageName::Reference(text.to_owned()),
@@ -122,6 +125,9 @@ mod tests {
         };
         assert_eq!(ImageName::parse("/x/y.tar"), path("/x/y.tar", None));
         assert_eq!(ImageName::parse("./y"), path("./y", None));
+        assert_eq!(ImageName::parse("y/python.tar"), path("y/python.tar", None));
+        // It is there, beside this crate's sources.
+        assert_eq!(ImageName::parse("src"), ImageName::Reference("src".into()));
         assert_eq!(ImageName::parse("oci:/x/y"), path("/x/y", None));
         assert_eq!(ImageName::parse("oci:/x/y:latest"), path("/x/y", Some("latest")));
         assert_eq!(ImageName::parse("docker-archive:y.tar:a:b"), path("y.tar", Some("a:b")));

@@ -84,8 +84,8 @@ fn end(store: &Store, spool: Spool, machine: &Machine) -> Result<bool, Error> {
 }
 
 fn conclude(execution: &mut Execution, report: &Report, machine: &Machine) {
-    // The step from queued to running is on disk before the program is handed over, but a machine that went down may have
-    // lost it.
+    // The step from queued to running is durable before the program is handed over; a disk that lied about it may still have
+    // lost it with the machine.
     let queued = execution.status == Status::Queued && execution.created_at.ns() > machine.booted_ns;
     outcome::conclude(execution, report, machine);
     if queued && report.seal.is_none() {

@@ -145,3 +145,13 @@ fn what_this_version_has_not_is_said() {
         refused(&lab, &["run", arguments[0], arguments[1], "--", "true"], 125, &[arguments[0]]);
     }
 }
+
+#[test]
+fn what_is_shared_below_another_share_is_refused_by_name() {
+    let lab = Lab::new();
+    let (outer, inner) = ("/usr/bin:/data", "/usr/share:/data/share");
+    for shares in [[outer, inner], [inner, outer]] {
+        let arguments = ["run", "--ro", shares[0], "--ro", shares[1], "--", "true"];
+        refused(&lab, &arguments, 125, &["can't be shared at /data", "something else is shared there"]);
+    }
+}

@@ -234,6 +234,11 @@ fn read_only(prepared: &Prepared<'_>, request: &Request) -> Result<Vec<ReadOnly>
         if request.files.iter().any(shadowed) {
             return Err(refused("a file of the request lies there"));
         }
+        if all.iter().any(|other: &ReadOnly| path.starts_with(&other.path) || other.path.starts_with(path)) {
+            return Err(refused(
+                "something else is shared there, and nothing can be put into what is shared",
+            ));
+        }
         all.push(ReadOnly { source: source.clone(), path: path.clone(), directory: *directory });
     }
     if let Some(build) = &prepared.build {
