@@ -66,11 +66,8 @@ struct Machine {
 
 pub(crate) fn run() -> Result<Count> {
     ensure()?;
-    let metadata = command::cargo(&["metadata", "--format-version", "1", "--no-deps"]).capture()?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
     let release = std::env::var(RELEASE_VARIABLE).unwrap_or_else(|_| RELEASE.into());
-    let directory = Path::new(target).join("vm").join(&release);
+    let directory = command::target()?.join("vm").join(&release);
     std::fs::create_dir_all(&directory).with_context(|| format!("can't make {}", directory.display()))?;
 
     let binary = match std::env::var_os(BINARY_VARIABLE) {
