@@ -4,11 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use lastword_api::path::{any_path, file_path, glob_path};
-use lastword_api::request::Flush as FlushWish;
 use lastword_api::{Backend, FieldError, Limits, NewExecution, Ordering};
 
 use super::Request;
-use super::request::{Flush, InputFile, OrderingWish, Program, Stdin};
+use super::request::{InputFile, OrderingWish, Program, Stdin};
 use crate::runtime::{self, Runtime};
 
 const MODE: u32 = 0o644;
@@ -59,11 +58,7 @@ impl Request {
                 Ordering::Exact => OrderingWish::Exact,
                 Ordering::Arrival => OrderingWish::Arrival,
             }),
-            flush: match new.flush.unwrap_or_default() {
-                FlushWish::Line => Flush::Line,
-                FlushWish::Unbuffered => Flush::Unbuffered,
-                FlushWish::Off => Flush::Off,
-            },
+            flush: new.flush.unwrap_or_default(),
             strict: new.strict,
             labels: new.labels,
             ..Request::new(program)

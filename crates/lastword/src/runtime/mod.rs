@@ -45,6 +45,7 @@ use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
 
 use lastword_api::Limits;
+pub use lastword_api::request::Flush;
 use lastword_api::request::NewLimits;
 use serde::Deserialize;
 
@@ -139,18 +140,6 @@ pub struct HelperFile {
     /// Absolute.
     pub path: String,
     pub text: String,
-}
-
-/// When the program's own buffers should go out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Flush {
-    /// At each line end.
-    #[default]
-    Line,
-    /// At each write of the program.
-    Unbuffered,
-    /// As the program would by itself.
-    Off,
 }
 
 /// What a program gets beside what its user gave it.

@@ -1,6 +1,6 @@
 //! Accepts and ends executions with a transcript of 300 bytes, as fast as it goes; then opens the store.
 //!
-//!     cargo run --release -p lastword-store --example throughput [DIR]
+//!     cargo run --release -p lastword-store --example commits [DIR]
 //!
 //! DIR must be on the disk that is to be measured; `/tmp` may be memory.
 #![expect(clippy::unwrap_used, reason = "an example")]
