@@ -122,6 +122,19 @@ pub fn setpgid_self() -> Result<()> {
     check(unsafe { libc::setpgid(0, 0) }).map(drop)
 }
 
+pub fn chdir_root() -> Result<()> {
+    // SAFETY: a C string.
+    check(unsafe { libc::chdir(c"/".as_ptr()) }).map(drop)
+}
+
+/// The version of glibc that is linked. Used by the product's process, not for its own sake alone: std starts children with
+/// posix_spawn only where it can ask for this, and in a static binary it can only if somebody has linked it. Else it forks,
+/// which copies the page tables of the whole process for every run.
+pub fn libc_version() -> String {
+    // SAFETY: returns a C string that lives as long as the process.
+    unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) }.to_string_lossy().into_owned()
+}
+
 pub fn geteuid() -> u32 {
     // SAFETY: no pointers, can't fail.
     unsafe { libc::geteuid() }
@@ -398,8 +411,7 @@ pub fn pivot_here() -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
     // SAFETY: as above.
     check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::chdir(c"/".as_ptr()) }).map(drop)
+    chdir_root()
 }
 
 /// Whether this process may make things in a directory: mode, owner and read-only mounts count.

@@ -36,6 +36,8 @@ const EXIT_SPOOL: u8 = 3;
 fn main() -> ExitCode {
     // A session of our own: Ctrl-C at the terminal of whoever started us is not meant for us.
     let _ = sys::setsid();
+    // Nor do we keep its directory busy.
+    let _ = sys::chdir_root();
     sys::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ]);
     // What our starter has open is none of our business, and would be kept open by us after its end.
     let _ = sys::close_all_but(&[0, 1, 2]);

@@ -266,6 +266,54 @@ def wall_time_runs_out():
     demand(object["stdout"] == "before\n", object["stdout"])
 
 
+def files_in_and_out(prefix=()):
+    """A copied file, a shared directory, and outputs of which one is a link."""
+    code = """
+import os
+print(open("/work/in.txt").read(), os.listdir("/shared"))
+os.makedirs("out/deep")
+open("out/deep/a.bin", "wb").write(bytes(range(256)) * 4096)
+os.symlink("/etc/passwd", "out/link")
+try:
+    open("/shared/new", "w")
+except OSError as error:
+    print(error.strerror)
+"""
+    options = ["--file", "/tmp/home/in.txt", "--ro", "/tmp/home/shared:/shared", "--out", "out:/tmp/home/results"]
+    object = run(code, *options, prefix=prefix)
+    end(object, "succeeded/exit")
+    demand(object["stdout"] == "given ['x']\nRead-only file system\n", object["stdout"])
+    demand([file["path"] for file in object["outputs"]] == ["out/deep/a.bin"], object["outputs"])
+    demand([file["path"] for file in object["outputs_refused"]] == ["out/link"], object["outputs_refused"])
+    with open("/tmp/home/results/out/deep/a.bin", "rb") as file:
+        demand(file.read() == bytes(range(256)) * 4096, "another file came out")
+    verified = run_raw(["verify", object["id"]], prefix)
+    demand(verified.returncode == 0, text(verified.stdout))
+
+
+def give_files():
+    os.makedirs("/tmp/home/shared", exist_ok=True)
+    for name, content in (("in.txt", "given"), ("shared/x", "")):
+        with open(f"/tmp/home/{name}", "w") as file:
+            file.write(content)
+    for path in ("/tmp/home", "/tmp/home/shared"):
+        os.chown(path, UID, UID)
+
+
+@check("bare")
+def files_go_in_and_come_out():
+    give_files()
+    files_in_and_out()
+    # What root has made would be in the user's way.
+    subprocess.run(["rm", "-rf", "/tmp/home/results"], check=True)
+
+
+@check("bare")
+def files_of_an_ordinary_user_go_in_and_come_out():
+    give_files()
+    files_in_and_out(as_user())
+
+
 @check("bare", "systemd")
 def a_killed_supervisor_leaves_no_group_behind():
     data = "/tmp/killed"

@@ -21,6 +21,8 @@ pub struct Machine {
     pub cgroups: Layout,
     /// `/proc/sys/kernel/osrelease`.
     pub kernel: String,
+    /// glibc's, as linked.
+    pub libc: String,
     pub boot_id: [u8; 16],
     /// When it came up by its own wall clock, nanoseconds since 1970: `btime` of /proc/stat.
     pub booted_ns: i64,
@@ -45,6 +47,7 @@ impl Machine {
             base: Base::host(),
             cgroups,
             kernel: kernel.trim().to_owned(),
+            libc: sys::libc_version(),
             boot_id: boot_id(),
             booted_ns: booted_ns(),
             listener: sys::listener_supported(),

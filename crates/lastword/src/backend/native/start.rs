@@ -71,7 +71,7 @@ impl Supervisor {
         let mut command = Command::new(image::path().map_err(Error::Image)?);
         command
             .env_clear()
-            .current_dir("/")
+            // No current_dir: std would fork in a static binary, where it finds no posix_spawn that changes it.
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(spool.try_clone().map_err(Error::Spawn)?))
             .stderr(Stdio::null());

@@ -32,7 +32,8 @@ fn check(name: &'static str, good: bool, otherwise: State, found: String, help: 
 
 fn kernel(machine: &Machine) -> Check {
     let good = machine.kernel_version() >= KERNEL_MIN;
-    check("kernel", good, State::Failure, machine.kernel.clone(), "lastword needs Linux 5.12 or newer")
+    let text = format!("{}, and glibc {} in this binary", machine.kernel, machine.libc);
+    check("kernel", good, State::Failure, text, "lastword needs Linux 5.12 or newer")
 }
 
 fn setting(path: &str) -> Option<i64> {
