@@ -3,14 +3,16 @@
 //! It is linked statically, because it also runs where there is nothing else, and in a profile of its own, because it has
 //! to be small. All profiles of the product share one build of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let Some(workspace) = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2) else {
+    // As it is now: the one that this script was compiled in may have moved, or be another work tree with the same target directory.
+    let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let Some(workspace) = package.ancestors().nth(2) else {
         panic!("the crate lies in crates/ of the workspace")
     };
     for part in ["supervisor", "sandbox", "frame"] {
