@@ -11,7 +11,7 @@ python=${PYTHON:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
 export PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-unset LASTWORD_DATA_DIR LASTWORD_BINARY
+unset LASTWORD_DATA_DIR LASTWORD_BINARY LASTWORD_SERVER LASTWORD_API_KEY
 passed=0 failed=0 ignored=0
 
 step() {

@@ -29,6 +29,8 @@ const NEEDS: &[Need] = &[
         package: "python3-venv",
         reason: "the Python package's tests install it into fresh environments",
     },
+    Need { path: "/usr/bin/curl", package: "curl", reason: "runs the API guide's commands" },
+    Need { path: "/usr/bin/jq", package: "jq", reason: "runs the API guide's commands" },
     Need { path: "/usr/bin/bash", package: "bash", reason: "runs the shell programs in the sandbox" },
     Need { path: "/usr/bin/stdbuf", package: "coreutils", reason: "flush help for C programs" },
     Need { path: "/usr/bin/setpriv", package: "util-linux", reason: "runs tests as an ordinary user" },

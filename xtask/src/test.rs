@@ -26,6 +26,7 @@ pub(crate) fn run() -> Result<Count> {
     count.skipped = 0;
     drop(daemon);
     count.add(python()?);
+    count.add(openapi()?);
     count.add(leftovers()?);
     Ok(count)
 }
@@ -36,6 +37,14 @@ fn python() -> Result<Count> {
     let binary = command::target()?.join("debug/lastword");
     let script = command::root().join("python/test.sh");
     watch(Step::new(script, &[&binary.to_string_lossy()]), Count::libtest)
+}
+
+/// The HTTP API against the document of it, with the same binary.
+fn openapi() -> Result<Count> {
+    let target = command::target()?;
+    let (binary, venv) = (target.join("debug/lastword"), target.join("schemathesis"));
+    let script = command::root().join("openapi/test.sh");
+    watch(Step::new(script, &[&binary.to_string_lossy(), &venv.to_string_lossy()]), Count::libtest)
 }
 
 /// Tells a test runner of the daemon.

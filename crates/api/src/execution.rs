@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::encoding::{Encoding, cut_at, output_text};
@@ -14,7 +15,7 @@ use crate::time::Timestamp;
 pub const INLINE_BYTES_DEFAULT: usize = 1 << 20;
 
 /// One request to run code. Secrets and values of the environment are not in it, on purpose.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Execution {
     /// UUIDv7.
     pub id: Uuid,
@@ -109,7 +110,7 @@ impl Execution {
 
 /// The beginning of both streams, and of both together in their order.
 /// All texts are null until the program was started; once the run has ended none is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Inline {
     pub stdout: Option<String>,
     pub stderr: Option<String>,
@@ -147,7 +148,7 @@ impl Inline {
 }
 
 /// What is known of the transcript as a whole. `complete` is null until the run has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Transcript {
     /// True only if nothing is missing, and the seal says the same as the records.
     pub complete: Option<bool>,
@@ -167,7 +168,7 @@ pub struct Transcript {
     pub stderr: StreamSummary,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StreamSummary {
     /// Bytes in the transcript.
     pub bytes: u64,
@@ -178,7 +179,7 @@ pub struct StreamSummary {
 }
 
 /// The compile step of a runtime that has one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Compile {
     /// The execution that compiled: its log has all that the compiler said, sealed.
     pub id: Option<Uuid>,
@@ -201,7 +202,7 @@ pub struct Compile {
 }
 
 /// A declared output file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputFile {
     pub path: String,
     /// `base64` for a path that is not UTF-8; left out otherwise.
@@ -213,7 +214,7 @@ pub struct OutputFile {
 }
 
 /// A file of the sandbox that was to be kept and is not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RefusedOutput {
     /// As much of it as could be told.
     pub path: String,
@@ -242,7 +243,7 @@ impl OutputFile {
 }
 
 /// What the run used. Null where the machine doesn't say.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// From exec to the end of the main process.
     pub wall_ms: f64,
@@ -256,7 +257,7 @@ pub struct Usage {
 }
 
 /// What the program ran on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Environment {
     pub runtime_version: Option<String>,
     pub image_digest: Option<String>,
@@ -267,7 +268,7 @@ pub struct Environment {
 }
 
 /// How lastword failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     pub code: ProblemCode,
     /// A sentence for people.
@@ -277,7 +278,7 @@ pub struct Problem {
 }
 
 /// The closed list of problems. New ones may be added; none is renamed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemCode {
     /// There is no such command or interpreter in the sandbox.
@@ -307,7 +308,7 @@ pub enum ProblemCode {
 }
 
 /// Whether it can be run again without running it twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Retry {
     pub safe: bool,
     /// True if the program was started, or may have been.
@@ -315,7 +316,7 @@ pub struct Retry {
 }
 
 /// What isolates and runs the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     Native,
@@ -334,7 +335,7 @@ impl Backend {
 }
 
 /// What the order of the records says about the order of the writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ordering {
     /// If write X returned before write Y was entered, X has the lower seq.
@@ -368,7 +369,7 @@ impl From<Ordering> for lastword_frame::Ordering {
 }
 
 /// One of the program's two streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     Stdout,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::quantity::{format_ms, format_size};
 
@@ -55,7 +56,7 @@ pub const OPEN_FILES_MIN: u64 = 16;
 pub const OPEN_FILES_MAX: u64 = 1 << 20;
 
 /// The limits of one execution. `None` means no limit of that kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Limits {
     pub wall_ms: u64,
@@ -86,7 +87,7 @@ impl Default for Limits {
 }
 
 /// One kind of limit. `enforced` of the execution object has one entry for each limit that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitName {
     Wall,

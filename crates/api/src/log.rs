@@ -1,12 +1,13 @@
 //! One record of a transcript as a line of JSON.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::encoding::{Encoding, output_text};
 use crate::{Stream, Timestamp};
 
 /// One record: bytes of the program, or a count of bytes that were dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogRecord {
     /// Counts from 0 without a gap over both streams.
     pub seq: u64,
@@ -18,7 +19,7 @@ pub struct LogRecord {
 }
 
 /// What a record holds. The variant's name is the field's name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum LogText {
     /// Bytes that are UTF-8, as text.
     #[serde(rename = "log")]

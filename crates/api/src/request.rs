@@ -9,8 +9,9 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, de};
+use utoipa::ToSchema;
 
-use crate::bounded::{list, list_or_null, map, secrets};
+use crate::bounded::{list, list_or_null, map, object, objects, secrets};
 use crate::encoding::{Encoding, output_bytes};
 use crate::execution::{Backend, Ordering};
 use crate::label::{LABELS_MAX, check_labels};
@@ -36,9 +37,12 @@ pub const COMPILE_FLAGS_MAX: usize = 100;
 /// Bytes of an image's name or path (PATH_MAX of limits.h), and of a runtime's name.
 pub const IMAGE_BYTES_MAX: usize = 4096;
 pub const RUNTIME_BYTES_MAX: usize = 64;
+/// Of what waits, the higher goes first.
+pub const PRIORITY_MIN: i32 = -100;
+pub const PRIORITY_MAX: i32 = 100;
 
 /// A request to run code.
-#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewExecution {
     pub runtime: Option<String>,
@@ -48,7 +52,7 @@ pub struct NewExecution {
     #[serde(deserialize_with = "list::<_, _, ARGS_MAX>")]
     pub args: Vec<String>,
     pub code: Option<String>,
-    #[serde(deserialize_with = "list::<_, _, FILES_MAX>")]
+    #[serde(deserialize_with = "objects::<_, _, FILES_MAX>")]
     pub files: Vec<InputFile>,
     /// Which of `files` is the program; needed if there are several and none has the runtime's own name.
     pub entry: Option<String>,
@@ -57,6 +61,8 @@ pub struct NewExecution {
     pub backend: Option<Backend>,
     pub network: Option<Network>,
     pub stdin: Option<Stdin>,
+    /// More stdin may follow behind `stdin` until somebody closes it.
+    pub stdin_open: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "map::<_, ENV_MAX>")]
     pub env: BTreeMap<String, String>,
     /// Variables whose values are never returned, listed, logged or exported.
@@ -67,6 +73,8 @@ pub struct NewExecution {
     pub outputs: Vec<String>,
     #[serde(deserialize_with = "map::<_, LABELS_MAX>")]
     pub labels: BTreeMap<String, String>,
+    /// While it waits: higher goes first [default: 0].
+    pub priority: Option<i32>,
     pub tty: bool,
     pub ordering: Option<Ordering>,
     pub on_output_limit: Option<OnOutputLimit>,
@@ -76,6 +84,7 @@ pub struct NewExecution {
     /// For the compiler, before the source files.
     #[serde(deserialize_with = "list::<_, _, COMPILE_FLAGS_MAX>")]
     pub compile_flags: Vec<String>,
+    #[serde(deserialize_with = "object")]
     pub limits: NewLimits,
 }
 
@@ -87,7 +96,7 @@ impl fmt::Debug for NewExecution {
 }
 
 /// A file for the sandbox. Exactly one of `text` and `base64` is set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputFile {
     /// Relative to the working directory /work, or below /work, /tmp or /var/tmp.
@@ -102,14 +111,14 @@ pub struct InputFile {
 }
 
 /// What the program reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Stdin {
     Text(String),
     Bytes(Base64),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Base64 {
     pub base64: String,
@@ -145,14 +154,14 @@ impl<'de> Deserialize<'de> for Stdin {
 }
 
 /// What network the program can reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     None,
 }
 
 /// What happens when the program writes more than its limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnOutputLimit {
     #[default]
@@ -162,7 +171,7 @@ pub enum OnOutputLimit {
 }
 
 /// When the program's own buffers should go out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Flush {
     /// At each line end.
@@ -175,7 +184,7 @@ pub enum Flush {
 }
 
 /// Limits that were asked for; the others have their defaults.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewLimits {
     pub wall_ms: Option<u64>,
@@ -280,6 +289,10 @@ impl NewExecution {
         }
         if let Some(cwd) = &self.cwd {
             any_path(cwd.as_bytes()).map_err(|error| FieldError::new("cwd", error.to_string()))?;
+        }
+        if let Some(priority) = self.priority.filter(|of| !(PRIORITY_MIN..=PRIORITY_MAX).contains(of)) {
+            let message = format!("is {priority}: it must be between {PRIORITY_MIN} and {PRIORITY_MAX}");
+            return Err(FieldError::new("priority", message));
         }
         check_labels(&self.labels)
             .map_err(|error| FieldError::new("labels", format!("are wrong: {error}")))?;
@@ -419,6 +432,8 @@ mod tests {
             (r#"{"command": ["x"], "code": ""}"#, "code needs a runtime"),
             (r#"{"command": ["x"], "typo": 1}"#, "unknown field `typo`"),
             (r#"{"command": ["x"], "limits": {"memry": 1}}"#, "unknown field `memry`"),
+            (r#"{"command": ["x"], "limits": []}"#, "expected an object"),
+            (r#"{"command": ["x"], "files": [["a", "text"]]}"#, "expected an object"),
             (r#"{"command": ["x"], "limits": {"pids": 0}}"#, "limits.pids is 0: it must be"),
             (r#"{"command": ["x"], "files": [{"path": "../x", "text": ""}]}"#, "files[0].path has a name"),
             (r#"{"command": ["x"], "files": [{"path": "x"}]}"#, "files[0] needs exactly one"),
@@ -427,6 +442,8 @@ mod tests {
             (r#"{"command": ["x"], "cwd": "../x"}"#, "cwd has a name"),
             (r#"{"command": ["x"], "env": {"A=": "b"}}"#, "env has a bad name"),
             (r#"{"command": ["x"], "labels": {"": "b"}}"#, "labels are wrong"),
+            (r#"{"command": ["x"], "priority": 101}"#, "priority is 101: it must be between -100 and 100"),
+            (r#"{"command": ["x"], "priority": -101}"#, "priority is -101"),
         ] {
             let error = parse(json).unwrap_err();
             assert!(error.contains(named), "{json}: {error}");

@@ -1,9 +1,10 @@
 //! How an execution stands, and why it ended as it did. Both lists are closed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Where an execution is in its life. It ends in exactly one of the last five, and stays there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Accepted and durable, waiting for its turn.
@@ -56,7 +57,7 @@ impl Status {
 }
 
 /// Why an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The program ended by itself; `exit_code` has its code.

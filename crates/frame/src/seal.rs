@@ -36,6 +36,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The step of a start failure that is nobody's but the starter's: it went away before it gave its word, so the program was
+    /// surely not started, and another one may start it.
+    pub const STARTER_GONE: &'static str = "wait for the word to start";
+
     /// Name of its kind.
     pub fn name(&self) -> &'static str {
         match self {

@@ -24,6 +24,8 @@ pub struct Plan {
     pub capture: Capture,
     /// Files to keep after the end. A descriptor of the file that takes them follows the plan.
     pub outputs: Option<Outputs>,
+    /// A FIFO follows, opened for both ways and without blocking, by which others than the starter speak to the supervisor.
+    pub control: bool,
     /// So many more descriptors follow: locks that must be held until the end.
     pub held: u32,
 }
@@ -62,6 +64,11 @@ pub enum Stdin {
     },
     /// A descriptor that came with the plan.
     Passed {},
+    /// These, then what a regular file holds whose descriptor came with the plan. Others append to it and say so on the control
+    /// FIFO. Its end is the input's once its mode lets nobody write.
+    Growing {
+        first: Bytes,
+    },
 }
 
 /// Who the program is, inside and outside.
@@ -224,10 +231,11 @@ wire_struct!(Plan {
     filter,
     capture,
     outputs,
+    control,
     held
 });
 wire_struct!(Program { argv, env, path, cwd, stdin, tty });
-wire_enum!(Stdin { 0 => Nothing {}, 1 => Bytes { bytes }, 2 => Passed {} });
+wire_enum!(Stdin { 0 => Nothing {}, 1 => Bytes { bytes }, 2 => Passed {}, 3 => Growing { first } });
 wire_struct!(Identity { uid, gid, host_uid, host_gid, privileged });
 wire_enum!(Step {
     1 => Dir { path, mode },

@@ -440,6 +440,7 @@ mod tests {
             steps: steps(&host(), &wish()),
             scratch: "/tmp".into(),
             outputs: Some(Outputs { globs: vec!["*.txt".into()], bytes_max: 5, files_max: 6 }),
+            control: true,
             held: 1,
             rlimits: vec![(7, 1024)],
             cgroups: vec![],

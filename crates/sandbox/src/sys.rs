@@ -475,6 +475,8 @@ pub struct FileStatus {
     pub bytes: u64,
     /// `S_IF*`
     pub kind: u32,
+    /// Permission bits.
+    pub permissions: u32,
 }
 
 pub fn file_status(fd: BorrowedFd<'_>) -> Result<FileStatus> {
@@ -482,7 +484,12 @@ pub fn file_status(fd: BorrowedFd<'_>) -> Result<FileStatus> {
     let mut out: libc::stat = unsafe { zeroed() };
     // SAFETY: the out-pointer is valid.
     check(unsafe { libc::fstat(fd.as_raw_fd(), &mut out) })?;
-    Ok(FileStatus { device: out.st_dev, bytes: out.st_size.max(0) as u64, kind: out.st_mode & libc::S_IFMT })
+    Ok(FileStatus {
+        device: out.st_dev,
+        bytes: out.st_size.max(0) as u64,
+        kind: out.st_mode & libc::S_IFMT,
+        permissions: out.st_mode & !libc::S_IFMT,
+    })
 }
 
 /// The next entries of a directory, as [`DirectoryEntries`] takes them apart. 0 bytes: there are no more.
@@ -517,6 +524,14 @@ impl<'a> Iterator for DirectoryEntries<'a> {
         self.rest = rest;
         Some((&name[..name.iter().position(|byte| *byte == 0)?], kind))
     }
+}
+
+/// Reads at a place, without moving the descriptor's own, which others may share.
+pub fn read_at(fd: BorrowedFd<'_>, into: &mut [u8], at: u64) -> Result<usize> {
+    let at = i64::try_from(at).map_err(|_| Errno(libc::EFBIG))?;
+    // SAFETY: pointer and length belong together.
+    let n = check(unsafe { libc::pread(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), at) } as i64)?;
+    Ok(n as usize)
 }
 
 /// Writes at a place, without moving the descriptor's own.

@@ -9,12 +9,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lastword_store::{Filter, Meta, Store};
+use lastword_store::{Filter, Meta, Store, Waiting};
 use uuid::Uuid;
 
 const EXECUTIONS: usize = 10_000;
 const TRANSCRIPT_BYTES: usize = 300;
 const OBJECT_BYTES: usize = 1500;
+const REQUEST_BYTES: usize = 2000;
 const LARGE_BYTES: usize = 256 * 1024 * 1024;
 
 fn main() {
@@ -33,6 +34,16 @@ fn main() {
         let percentile = |p: usize| times[(times.len() - 1) * p / 100];
         let rate = times.len() as f64 / all.as_secs_f64();
         println!("{threads} threads: {rate:.0}/s, p50 {:?}, p99 {:?}", percentile(50), percentile(99));
+    }
+    for at_once in [1, 100] {
+        let since = Instant::now();
+        (0..EXECUTIONS / 10 / at_once).for_each(|_| enqueue(&store, at_once));
+        let rate = EXECUTIONS as f64 / 10.0 / since.elapsed().as_secs_f64();
+        println!("accepted to wait, {at_once} at a time: {rate:.0}/s");
+    }
+    // The lists below are to be as they were.
+    for (id, _) in store.waiting().unwrap() {
+        store.finish_without_spool(id, &meta("cancelled"), b"{}").unwrap();
     }
     let since = Instant::now();
     large(&store);
@@ -77,6 +88,20 @@ fn one(store: &Store) -> Duration {
     spool.file.write_all(&text(TRANSCRIPT_BYTES)).unwrap();
     store.finish(spool, &meta("succeeded"), &text(OBJECT_BYTES)).unwrap();
     since.elapsed()
+}
+
+fn enqueue(store: &Store, at_once: usize) {
+    let (meta, object, request) = (meta("queued"), text(OBJECT_BYTES), text(REQUEST_BYTES));
+    let items: Vec<Waiting<'_>> = (0..at_once)
+        .map(|_| Waiting {
+            id: Uuid::now_v7(),
+            meta: &meta,
+            object: &object,
+            request: &request,
+            secret: None,
+        })
+        .collect();
+    assert!(store.accept_waiting(&items).iter().all(Result::is_ok));
 }
 
 fn large(store: &Store) {

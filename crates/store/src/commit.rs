@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -27,8 +28,20 @@ pub(crate) struct Job {
 /// The row that the record makes, but for the place in the segment.
 #[derive(Debug)]
 pub(crate) enum RowOf {
-    Live { time_ns: i64, meta: Meta, object: Vec<u8> },
-    Ended { time_ns: i64, meta: Meta, object: Vec<u8>, chunk_bytes: u64 },
+    /// `request_bytes`: of the request entries before a waiting accept.
+    Live {
+        time_ns: i64,
+        meta: Meta,
+        object: Vec<u8>,
+        accept: bool,
+        request_bytes: Option<u64>,
+    },
+    Ended {
+        time_ns: i64,
+        meta: Meta,
+        object: Vec<u8>,
+        chunk_bytes: u64,
+    },
     Removed,
 }
 
@@ -36,7 +49,10 @@ impl RowOf {
     /// `start`: where the record's batch stands.
     pub(crate) fn placed(self, id: Uuid, segment: Uuid, start: u64) -> Change {
         match self {
-            RowOf::Live { time_ns, meta, object } => Change::Live { id, time_ns, meta, object },
+            RowOf::Live { time_ns, meta, object, accept, request_bytes } => {
+                let request = request_bytes.map(|bytes| Place { segment, start, at: start + bytes });
+                Change::Live { id, time_ns, meta, object, accept, request }
+            }
             RowOf::Ended { time_ns, meta, object, chunk_bytes } => {
                 let place = Place { segment, start, at: start + chunk_bytes };
                 Change::Ended { id, time_ns, meta, object, place, whole: true }
@@ -62,21 +78,38 @@ pub(crate) struct Group {
     changed: Condvar,
     /// Only the leader takes this lock.
     writer: Mutex<Option<Writer>>,
+    /// An index transaction has failed, and what it would have said stands in a segment.
+    rows_missing: AtomicBool,
 }
 
 impl Group {
     pub(crate) fn new(shelf: Shelf) -> Self {
-        Group { shelf, queue: Mutex::default(), changed: Condvar::new(), writer: Mutex::default() }
+        Group {
+            shelf,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            writer: Mutex::default(),
+            rows_missing: AtomicBool::new(false),
+        }
     }
 
     /// Returns when the job's row is visible, and before that durable if it asks for it.
     pub(crate) fn submit(&self, job: Job) -> Result<(), Error> {
-        let outcome = Outcome::default();
+        self.submit_all(vec![job]).pop().unwrap_or(Ok(()))
+    }
+
+    /// [`Group::submit`] of several at once: they go into one group, as far as it takes them. Each has its own result.
+    pub(crate) fn submit_all(&self, jobs: Vec<Job>) -> Vec<Result<(), Error>> {
+        let mut results = Vec::with_capacity(jobs.len());
+        let outcomes: Vec<Outcome> = jobs.iter().map(|_| Outcome::default()).collect();
         let mut queue = relock(&self.queue);
-        queue.waiting.push_back((job, Arc::clone(&outcome)));
+        queue.waiting.extend(jobs.into_iter().zip(outcomes.iter().cloned()));
         loop {
-            if let Some(result) = relock(&outcome).take() {
-                return result;
+            while let Some(result) = outcomes.get(results.len()).and_then(|outcome| relock(outcome).take()) {
+                results.push(result);
+            }
+            if results.len() == outcomes.len() {
+                return results;
             }
             if queue.led {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -92,6 +125,15 @@ impl Group {
             led.done(self.write(jobs.into_iter().map(|(job, _)| job).collect()));
             queue = relock(&self.queue);
         }
+    }
+
+    /// After a failed index transaction: tries again to make the rows that it would have made.
+    pub(crate) fn make_missing_rows(&self) -> Result<(), Error> {
+        if self.rows_missing.load(Ordering::Acquire) {
+            self.shelf.catch_up()?;
+            self.rows_missing.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     fn write(&self, mut jobs: Vec<Job>) -> Result<(), Error> {
@@ -122,7 +164,10 @@ impl Group {
             start += bytes;
         }
         let progress = Progress { segment: writer.id(), indexed: writer.synced(), closed: false };
-        self.shelf.index.apply(&changes, Some(progress))?;
+        if let Err(error) = self.shelf.index.apply(&changes, Some(progress)) {
+            self.rows_missing.store(true, Ordering::Release);
+            return Err(error);
+        }
         *slot = Some(writer);
         Ok(())
     }

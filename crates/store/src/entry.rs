@@ -13,8 +13,8 @@ pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 pub(crate) const ENTRY_HEADER_BYTES: usize = 76;
 const FLAG_ZSTD: u8 = 1;
 const ZSTD_LEVEL: i32 = 1;
-/// An end's payload begins with the length of its chunk entries.
-const END_PREFIX_BYTES: usize = 8;
+/// The payload of an end, or of a waiting accept, begins with the length of the entries that belong to it.
+const PREFIX_BYTES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -24,21 +24,30 @@ pub(crate) enum Kind {
     Chunk = 3,
     End = 4,
     Tombstone = 5,
+    Request = 6,
+    /// An accept with its request before it.
+    Waiting = 7,
 }
+
+const KINDS: [Kind; 7] =
+    [Kind::Accept, Kind::Update, Kind::Chunk, Kind::End, Kind::Tombstone, Kind::Request, Kind::Waiting];
 
 impl Kind {
     fn from_wire(value: u8) -> Option<Kind> {
-        [Kind::Accept, Kind::Update, Kind::Chunk, Kind::End, Kind::Tombstone]
-            .into_iter()
-            .find(|kind| *kind as u8 == value)
+        KINDS.into_iter().find(|kind| *kind as u8 == value)
     }
 
     fn raw_bytes_max(self) -> usize {
         match self {
-            Kind::Accept | Kind::Update | Kind::End => OBJECT_PAYLOAD_BYTES_MAX,
-            Kind::Chunk => CHUNK_BYTES_MAX,
+            Kind::Accept | Kind::Update | Kind::End | Kind::Waiting => OBJECT_PAYLOAD_BYTES_MAX,
+            Kind::Chunk | Kind::Request => CHUNK_BYTES_MAX,
             Kind::Tombstone => 0,
         }
+    }
+
+    /// It is a piece of something whose record stands behind the last piece.
+    pub(crate) fn is_piece(self) -> bool {
+        matches!(self, Kind::Chunk | Kind::Request)
     }
 }
 
@@ -225,12 +234,12 @@ fn pack(raw: &[u8]) -> Option<Vec<u8>> {
     (packed.len() <= raw.len() - raw.len() / 8).then_some(packed)
 }
 
-/// Meta and object, as accept, update and (behind its prefix) end carry them.
-pub(crate) fn encode_state(meta: &Meta, object: &[u8], chunk_bytes: Option<u64>) -> Vec<u8> {
+/// Meta and object, as accept, update and (behind their prefix) end and waiting accept carry them.
+pub(crate) fn encode_state(meta: &Meta, object: &[u8], piece_bytes: Option<u64>) -> Vec<u8> {
     // A struct of strings, numbers and string maps always serialises.
     let meta = serde_json::to_vec(meta).unwrap_or_default();
-    let mut out = Vec::with_capacity(END_PREFIX_BYTES + 4 + meta.len() + object.len());
-    if let Some(bytes) = chunk_bytes {
+    let mut out = Vec::with_capacity(PREFIX_BYTES + 4 + meta.len() + object.len());
+    if let Some(bytes) = piece_bytes {
         out.extend_from_slice(&bytes.to_le_bytes());
     }
     out.extend_from_slice(&(meta.len() as u32).to_le_bytes());
@@ -246,11 +255,11 @@ pub(crate) fn decode_state(raw: &[u8]) -> Option<(Meta, Vec<u8>)> {
     Some((serde_json::from_slice(meta).ok()?, object.to_vec()))
 }
 
-/// Length of the chunk entries before it, meta and object of an end.
-pub(crate) fn decode_end(raw: &[u8]) -> Option<(u64, Meta, Vec<u8>)> {
-    let (chunk_bytes, rest) = raw.split_first_chunk::<END_PREFIX_BYTES>()?;
+/// Length of the pieces before it, meta and object of an end or waiting accept.
+pub(crate) fn decode_prefixed(raw: &[u8]) -> Option<(u64, Meta, Vec<u8>)> {
+    let (piece_bytes, rest) = raw.split_first_chunk::<PREFIX_BYTES>()?;
     let (meta, object) = decode_state(rest)?;
-    Some((u64::from_le_bytes(*chunk_bytes), meta, object))
+    Some((u64::from_le_bytes(*piece_bytes), meta, object))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

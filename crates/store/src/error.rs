@@ -29,6 +29,8 @@ pub enum Error {
     IndexCorrupt { path: PathBuf, source: rusqlite::Error },
     #[error("the index of {} has to be rebuilt, but other lastword processes use it; try again when they have ended", path.display())]
     InUse { path: PathBuf },
+    #[error("the data directory {} is of an older lastword that still uses it; try again when that has ended", path.display())]
+    OlderInUse { path: PathBuf },
     #[error("no execution {id}")]
     NotFound { id: Uuid },
     #[error("no execution matches `{prefix}`")]
@@ -41,10 +43,20 @@ pub enum Error {
     Exists { id: Uuid },
     #[error("execution {id} has not ended")]
     NotEnded { id: Uuid },
+    #[error("execution {id} has ended")]
+    Ended { id: Uuid },
     #[error("execution {id} has no transcript: its spool is gone")]
     SpoolGone { id: Uuid },
     #[error("the {what} of execution {id} has {bytes} bytes, more than the {max} that the store takes")]
     TooLarge { id: Uuid, what: &'static str, bytes: usize, max: usize },
+    #[error(
+        "the feed of events has no place {seq} any more; read it from the beginning, or list the executions"
+    )]
+    CursorGone { seq: u64 },
+    #[error("the stdin of execution {id} has {have} bytes: what begins at {offset} leaves a gap")]
+    StdinGap { id: Uuid, have: u64, offset: u64 },
+    #[error("the stdin of execution {id} was closed at byte {have}")]
+    StdinClosed { id: Uuid, have: u64 },
     /// This entry was written with others by one thread for all, and that failed.
     #[error("the write of execution {id} failed together with others: {why}")]
     Group { id: Uuid, why: String },

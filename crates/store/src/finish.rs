@@ -18,10 +18,11 @@ use crate::{Error, Store};
 
 impl Store {
     pub(crate) fn finish_spool(&self, spool: Spool, meta: &Meta, object: &[u8]) -> Result<(), Error> {
-        match self.shelf.index.state(spool.id)? {
+        let waiting = match self.shelf.index.state(spool.id)? {
             State::Ended | State::Removed => return self.remove_spool(spool),
-            State::Live | State::Unknown => {}
-        }
+            State::Waiting => true,
+            State::Live | State::Unknown => false,
+        };
         // Before the end is: whoever sees it may ask for the files that it names.
         self.keep_pack(spool.id, FromStart { file: &spool.file, at: 0 })?;
         let metadata = spool.file.metadata().map_err(|error| Error::io("look at", &spool.path, error))?;
@@ -36,6 +37,9 @@ impl Store {
             })?;
             let row = end.push(&mut batch, length)?;
             self.group.submit(Job { id: spool.id, batch, row, sync: true })?;
+        }
+        if waiting {
+            self.remove_secret(spool.id)?;
         }
         self.remove_spool(spool)
     }
@@ -62,7 +66,7 @@ impl Store {
     pub(crate) fn finish_lost(&self, id: Uuid, meta: &Meta, object: &[u8]) -> Result<(), Error> {
         match self.shelf.index.state(id)? {
             State::Ended | State::Removed => return Ok(()),
-            State::Live | State::Unknown => {}
+            State::Waiting | State::Live | State::Unknown => {}
         }
         // The lock on a spool decides who ends an execution, so it needs one.
         match spool::create(&self.shelf.layout, id) {
@@ -162,13 +166,13 @@ impl End<'_> {
 }
 
 /// An accept or update.
-pub(crate) fn live_job(kind: Kind, id: Uuid, meta: &Meta, object: &[u8]) -> Result<Job, Error> {
-    let time_ns = now_ns();
+pub(crate) fn live_job(kind: Kind, id: Uuid, time_ns: i64, meta: &Meta, object: &[u8]) -> Result<Job, Error> {
     let payload = entry::encode_state(meta, object, None);
     check_size(id, &payload)?;
     let mut batch = Batch::default();
     batch.push(kind, id, time_ns, 0, &payload);
-    let row = RowOf::Live { time_ns, meta: meta.clone(), object: object.to_vec() };
+    let (meta, object, accept) = (meta.clone(), object.to_vec(), kind == Kind::Accept);
+    let row = RowOf::Live { time_ns, meta, object, accept, request_bytes: None };
     // An update, too: it may say that a program is about to be handed over, which must not be forgotten.
     Ok(Job { id, batch, row, sync: true })
 }
@@ -179,7 +183,7 @@ pub(crate) fn tombstone_job(id: Uuid) -> Job {
     Job { id, batch, row: RowOf::Removed, sync: true }
 }
 
-fn check_size(id: Uuid, payload: &[u8]) -> Result<(), Error> {
+pub(crate) fn check_size(id: Uuid, payload: &[u8]) -> Result<(), Error> {
     let (bytes, max) = (payload.len(), OBJECT_PAYLOAD_BYTES_MAX);
     // The header stores lengths of 32 bits.
     const { assert!(OBJECT_PAYLOAD_BYTES_MAX + ENTRY_HEADER_BYTES < u32::MAX as usize) };

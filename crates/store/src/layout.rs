@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
@@ -12,14 +12,21 @@ use uuid::Uuid;
 use crate::Error;
 use crate::disk;
 
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
+/// Readable, and made into [`FORMAT`] by the next open.
+const FORMAT_OLDEST: u32 = 1;
 const FORMAT_PREFIX: &str = "lastword store ";
 /// How the names of packs end, by what becomes of them.
 pub(crate) const KEPT_PACK: &str = ".pack";
 pub(crate) const OPEN_PACK: &str = ".open";
 pub(crate) const REMOVED_PACK: &str = ".removed";
+pub(crate) const SECRET: &str = ".secret";
 /// A format file is one short line; a longer file is something else.
 const FORMAT_BYTES_MAX: u64 = 64;
+
+/// How long we wait for other processes to close the store, where we have to be alone.
+const EXCLUSIVE_WAIT_MAX: Duration = Duration::from_secs(2);
+const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Paths of one data directory.
 #[derive(Clone, Debug)]
@@ -54,6 +61,10 @@ impl Layout {
         self.spools.join(format!("{id}.spool"))
     }
 
+    pub(crate) fn secret(&self, id: Uuid) -> PathBuf {
+        self.spools.join(format!("{id}{SECRET}"))
+    }
+
     pub(crate) fn pack(&self, id: Uuid) -> PathBuf {
         self.outputs.join(format!("{id}{KEPT_PACK}"))
     }
@@ -78,15 +89,20 @@ impl Layout {
 
     /// Makes what is missing, checks the format. Called by every open.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
-        if self.is_made() {
-            return self.check_format();
+        if self.is_made() && self.check_format()? == FORMAT {
+            return Ok(());
         }
         make_dir(&self.dir)?;
         let _setup = self.lock_setup()?;
         if !exists(&self.format)? {
             self.write_format()?;
         }
-        self.check_format()?;
+        if self.check_format()? != FORMAT {
+            // An older build that has it open would take what we write for damage.
+            let _alone =
+                self.lock_exclusive()?.ok_or_else(|| Error::OlderInUse { path: self.dir.clone() })?;
+            self.write_format()?;
+        }
         make_dir(&self.spools)?;
         make_dir(&self.segments)?;
         make_dir(&self.outputs)?;
@@ -108,19 +124,20 @@ impl Layout {
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes())?;
             file.sync_all()?;
-            std::fs::rename(&new, &self.format)
+            std::fs::rename(&new, &self.format)?;
+            File::open(&self.dir)?.sync_all()
         };
         write().map_err(|error| Error::io("write", &self.format, error))
     }
 
-    fn check_format(&self) -> Result<(), Error> {
+    fn check_format(&self) -> Result<u32, Error> {
         let mut text = String::new();
         File::open(&self.format)
             .and_then(|file| file.take(FORMAT_BYTES_MAX).read_to_string(&mut text))
             .map_err(|error| Error::io("read", &self.format, error))?;
         let found = text.strip_prefix(FORMAT_PREFIX).and_then(|rest| rest.trim_end().parse::<u32>().ok());
         match found {
-            Some(FORMAT) => Ok(()),
+            Some(found @ FORMAT_OLDEST..=FORMAT) => Ok(found),
             Some(found) => Err(Error::NewerFormat { path: self.dir.clone(), found, known: FORMAT }),
             None => Err(Error::Corrupt {
                 path: self.format.clone(),
@@ -141,8 +158,18 @@ impl Layout {
         lock(&self.lock, FlockOperation::LockShared)
     }
 
-    /// `None` if some store is open.
-    pub(crate) fn try_lock_exclusive(&self) -> Result<Option<File>, Error> {
+    /// Waits a moment for other processes to close the store. `None` if some don't.
+    pub(crate) fn lock_exclusive(&self) -> Result<Option<File>, Error> {
+        let since = Instant::now();
+        loop {
+            match self.try_lock_exclusive()? {
+                None if since.elapsed() <= EXCLUSIVE_WAIT_MAX => std::thread::sleep(EXCLUSIVE_PAUSE),
+                result => return Ok(result),
+            }
+        }
+    }
+
+    fn try_lock_exclusive(&self) -> Result<Option<File>, Error> {
         let file = open_lock(&self.lock)?;
         let locked = disk::try_flock(&file).map_err(|error| Error::io("lock", &self.lock, error))?;
         Ok(locked.then_some(file))

@@ -2,18 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::commit::Group;
 use crate::disk::Disk;
-use crate::index::Index;
+use crate::index::{self, Index};
 use crate::layout::{self, Layout};
 use crate::recover::Shelf;
-use crate::{Error, Store};
-
-/// How long we wait for other processes to close the store before its index is rebuilt.
-const EXCLUSIVE_WAIT_MAX: Duration = Duration::from_secs(2);
-const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(5);
+use crate::{Error, Store, segment};
 
 pub(crate) fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Store, Error> {
     let layout = Layout::new(dir);
@@ -41,9 +36,12 @@ fn open_index(layout: &Layout, disk: &Arc<dyn Disk>) -> Result<Store, Error> {
     // Several processes that make the same index at once get in each other's way in SQLite.
     let is_new = std::fs::metadata(&layout.index).map_or(true, |metadata| metadata.len() == 0);
     let setup = if is_new { Some(layout.lock_setup()?) } else { None };
-    let index = Arc::new(Index::open(layout, Arc::clone(disk))?);
+    let boot = index::boot_id();
+    let index = Arc::new(Index::open(layout, Arc::clone(disk), segment::random()?, &boot)?);
     drop(setup);
     let shelf = Shelf { layout: layout.clone(), disk: Arc::clone(disk), index };
+    // Before a row is made.
+    shelf.check_boot(&boot)?;
     shelf.catch_up()?;
     Ok(Store { group: Group::new(shelf.clone()), shelf, _in_use: in_use })
 }
@@ -52,23 +50,14 @@ fn open_index(layout: &Layout, disk: &Arc<dyn Disk>) -> Result<Store, Error> {
 fn rebuild_damaged(layout: &Layout, disk: &Arc<dyn Disk>) -> Result<Store, Error> {
     let setup = layout.lock_setup()?;
     if layout::exists(&layout.index_damaged)? {
-        let since = Instant::now();
-        let alone = loop {
-            match layout.try_lock_exclusive()? {
-                Some(lock) => break lock,
-                None if since.elapsed() > EXCLUSIVE_WAIT_MAX => {
-                    return Err(Error::InUse { path: layout.dir.clone() });
-                }
-                None => std::thread::sleep(EXCLUSIVE_PAUSE),
-            }
-        };
+        let alone = layout.lock_exclusive()?.ok_or_else(|| Error::InUse { path: layout.dir.clone() })?;
         for suffix in ["-wal", "-shm", ""] {
             let mut path = layout.index.clone().into_os_string();
             path.push(suffix);
             remove(Path::new(&path))?;
         }
         // Made while it is empty and we still hold both locks; filled by the open below.
-        Index::open(layout, Arc::clone(disk))?;
+        Index::open(layout, Arc::clone(disk), segment::random()?, &index::boot_id())?;
         remove(&layout.index_damaged)?;
         drop(alone);
     }

@@ -28,6 +28,7 @@ impl Store {
                 free.push(spool);
             }
         }
+        let secrets = self.secrets()?;
         // The row is read before its spool is looked for and again after: a spool goes only after its end has a row.
         let mut missing = Vec::new();
         for id in self.shelf.index.not_ended()? {
@@ -37,7 +38,7 @@ impl Store {
         }
         self.shelf.tidy()?;
         self.shelf.catch_up()?;
-        if free.is_empty() && missing.is_empty() && packs.is_empty() {
+        if free.is_empty() && missing.is_empty() && packs.is_empty() && secrets.is_empty() {
             return Ok(Vec::new());
         }
         let unindexed = self.shelf.unindexed()?;
@@ -46,19 +47,28 @@ impl Store {
             match (self.shelf.index.state(spool.id)?, unindexed.get(&spool.id)) {
                 (State::Ended | State::Removed, _) => self.remove_spool(spool)?,
                 // Its end, or its accept, is about to get its row.
-                (State::Live, Some(true)) | (State::Unknown, Some(_)) => {}
+                (State::Live, Some(true)) | (State::Waiting | State::Unknown, Some(_)) => {}
+                (State::Waiting, None) => self.give_up(spool)?,
                 (State::Live, _) => orphans.push(Orphan::Spool(spool)),
                 (State::Unknown, None) => self.remove_if_never_started(spool)?,
             }
         }
         self.sweep_packs(&packs, |id| unindexed.contains_key(&id))?;
+        self.sweep_secrets(secrets, |id| unindexed.contains_key(&id))?;
         for id in missing {
             let Some((entry, None)) = self.shelf.index.get(id)? else { continue };
             if unindexed.get(&id) != Some(&true) && !layout::exists(&layout.spool(id))? {
-                orphans.push(Orphan::Missing { id, entry });
+                orphans.push(Orphan::Missing { id, entry: Box::new(entry) });
             }
         }
         Ok(orphans)
+    }
+
+    /// The spool, now ours, of an execution that still waits: it was given up before its program was handed over. The
+    /// pack goes first, while the lock keeps others from making a new one.
+    pub(crate) fn give_up(&self, spool: Spool) -> Result<(), Error> {
+        self.remove_open_pack(spool.id)?;
+        self.remove_spool(spool)
     }
 
     fn remove_if_never_started(&self, spool: Spool) -> Result<(), Error> {
@@ -67,6 +77,7 @@ impl Store {
 
     /// Unlinks it while its lock is held.
     pub(crate) fn remove_spool(&self, spool: Spool) -> Result<(), Error> {
+        self.remove_beside(spool.id)?;
         match self.shelf.disk.remove(&spool.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io("remove", &spool.path, error))

@@ -17,6 +17,7 @@ use crate::disk::Access;
 use crate::index::State;
 use crate::layout;
 use crate::limits::PACK_READ_BYTES;
+use crate::spool;
 use crate::transcript::Transcript;
 use crate::types::{Pack, SegmentsReport, Verdict};
 use crate::{Error, Store};
@@ -155,7 +156,7 @@ impl Store {
         Ok(())
     }
 
-    fn unlink(&self, path: &Path) -> Result<(), Error> {
+    pub(crate) fn unlink(&self, path: &Path) -> Result<(), Error> {
         match self.shelf.disk.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
             _ => Ok(()),
@@ -193,10 +194,27 @@ impl Store {
                         result => result.map_err(|error| Error::io("move", &layout.pack(id), error))?,
                     }
                 }
+                State::Waiting => self.give_up_pack(id)?,
                 State::Unknown | State::Live | State::Ended => {}
             }
         }
         Ok(())
+    }
+
+    /// Left by a power cut that took its spool. A spool of our own, for the moment, keeps others from making a new pack.
+    fn give_up_pack(&self, id: Uuid) -> Result<(), Error> {
+        match spool::create(&self.shelf.layout, id) {
+            Ok(spool) if self.shelf.index.state(id)? == State::Waiting => self.give_up(spool),
+            Ok(spool) => self.remove_spool(spool),
+            // Somebody has begun with it after all.
+            Err(Error::Exists { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn remove_open_pack(&self, id: Uuid) -> Result<(), Error> {
+        let path = self.shelf.layout.open_pack(id);
+        if layout::exists(&path)? { self.unlink(&path) } else { Ok(()) }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
@@ -250,12 +268,13 @@ impl Store {
     }
 
     fn kept_pack(&self, id: Uuid) -> Result<Option<File>, Error> {
-        let path = self.shelf.layout.pack(id);
-        match OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("open", &path, error)),
+        // Put aside: its execution is there until that is durably removed.
+        for path in [self.shelf.layout.pack(id), self.shelf.layout.removed_pack(id)] {
+            if let Some(file) = spool::open_nofollow(&path)? {
+                return Ok(Some(file));
+            }
         }
+        Ok(None)
     }
 
     /// Reads every output file again. What is wrong with one is a problem of the verdict.

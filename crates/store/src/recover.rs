@@ -59,6 +59,19 @@ impl Shelf {
         Ok(())
     }
 
+    /// Makes a new feed where events may have been forgotten that somebody has seen: `docs/spec/store.md`, Events.
+    pub(crate) fn check_boot(&self, boot: &str) -> Result<(), Error> {
+        if !boot.is_empty() && self.index.noted_boot()? == boot {
+            return Ok(());
+        }
+        let known = self.index.all_progress()?;
+        let mut behind = false;
+        for id in self.segments()? {
+            behind |= self.is_behind(&known, id)?;
+        }
+        self.index.note_boot(boot, if behind { Some(segment::random()?) } else { None })
+    }
+
     pub(crate) fn segments(&self) -> Result<Vec<Uuid>, Error> {
         layout::ids_in(&self.layout.segments, ".seg")
     }
@@ -166,7 +179,7 @@ impl Shelf {
             let to = reader.file.size().map_err(|error| Error::io("look at", &reader.path, error))?;
             let scanned = scan::scan(&*reader.file, &reader.head, from, to.max(from), &mut |item| {
                 let (id, ended) = match item {
-                    Item::State { id, .. } => (id, false),
+                    Item::State(state) => (state.id, false),
                     Item::Tombstone { id, .. } => (id, true),
                     Item::End(end) => (end.id, end.whole),
                     Item::Damage(_) => return Ok(()),
@@ -221,10 +234,16 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn add(&mut self, item: Item) -> Result<(), Error> {
         let to = match item {
-            Item::State { id, time_ns, meta, object, to } => {
-                self.bytes += object.len();
-                self.changes.push(Change::Live { id, time_ns, meta, object });
-                to
+            Item::State(state) => {
+                // Rule 7.
+                if state.whole() || !self.known {
+                    self.bytes += state.object.len();
+                    let scan::StateItem { id, time_ns, meta, object, accept, request, .. } = state;
+                    let segment = self.segment;
+                    let request = request.map(|found| Place { segment, start: found.start, at: found.at });
+                    self.changes.push(Change::Live { id, time_ns, meta, object, accept, request });
+                }
+                state.to
             }
             Item::End(end) => {
                 // Rule 7.

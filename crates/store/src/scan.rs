@@ -13,13 +13,7 @@ use crate::types::Meta;
 #[derive(Debug)]
 pub(crate) enum Item {
     /// An accept or update.
-    State {
-        id: Uuid,
-        time_ns: i64,
-        meta: Meta,
-        object: Vec<u8>,
-        to: u64,
-    },
+    State(StateItem),
     End(EndItem),
     Tombstone {
         id: Uuid,
@@ -27,6 +21,34 @@ pub(crate) enum Item {
     },
     /// Bytes that are no good, with a good record behind them.
     Damage(Damage),
+}
+
+#[derive(Debug)]
+pub(crate) struct StateItem {
+    pub(crate) id: Uuid,
+    pub(crate) time_ns: i64,
+    pub(crate) meta: Meta,
+    pub(crate) object: Vec<u8>,
+    pub(crate) to: u64,
+    /// An accept, not an update.
+    pub(crate) accept: bool,
+    /// Of a waiting accept.
+    pub(crate) request: Option<RequestItem>,
+}
+
+impl StateItem {
+    /// Its request, if it has one, is there and good.
+    pub(crate) fn whole(&self) -> bool {
+        self.request.is_none_or(|request| request.whole)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestItem {
+    /// Where its pieces begin, and where its accept stands.
+    pub(crate) start: u64,
+    pub(crate) at: u64,
+    pub(crate) whole: bool,
 }
 
 #[derive(Debug)]
@@ -58,11 +80,12 @@ pub(crate) struct Scanned {
     pub(crate) entries: u64,
 }
 
-/// Chunks seen since the last record.
+/// Pieces seen since the last record.
 struct Run {
     id: Uuid,
+    kind: Kind,
     start: u64,
-    /// Where the next chunk has to stand, and what it has to continue.
+    /// Where the next piece has to stand, and what it has to continue.
     to: u64,
     position: u64,
     whole: bool,
@@ -92,7 +115,7 @@ pub(crate) fn scan(
         let next = at + header.entry_bytes();
         let payload = window.get(at + ENTRY_HEADER_BYTES as u64, header.stored_bytes)?;
         let whole = header.payload_is_whole(payload);
-        if header.kind == Kind::Chunk {
+        if header.kind.is_piece() {
             // The payload of a removed execution was punched out: that is no damage.
             if !whole && payload.iter().any(|byte| *byte != 0) {
                 bad.push((at, next));
@@ -121,14 +144,21 @@ pub(crate) fn scan(
 fn extend(run: Option<Run>, header: &Header, at: u64, whole: bool) -> Run {
     let length = header.raw_bytes() as u64;
     match run {
-        Some(run) if run.id == header.id && run.to == at && run.position == header.position => Run {
-            to: at + header.entry_bytes(),
-            position: run.position + length,
-            whole: run.whole && whole,
-            ..run
-        },
+        Some(run)
+            if (run.id, run.kind) == (header.id, header.kind)
+                && run.to == at
+                && run.position == header.position =>
+        {
+            Run {
+                to: at + header.entry_bytes(),
+                position: run.position + length,
+                whole: run.whole && whole,
+                ..run
+            }
+        }
         _ => Run {
             id: header.id,
+            kind: header.kind,
             start: at,
             to: at + header.entry_bytes(),
             position: header.position + length,
@@ -144,21 +174,36 @@ fn record(header: &Header, stored: &[u8], at: u64, run: Option<Run>) -> Option<I
     match header.kind {
         Kind::Accept | Kind::Update => {
             let (meta, object) = entry::decode_state(&raw)?;
-            Some(Item::State { id, time_ns, meta, object, to })
+            let accept = header.kind == Kind::Accept;
+            Some(Item::State(StateItem { id, time_ns, meta, object, to, accept, request: None }))
+        }
+        Kind::Waiting => {
+            let (piece_bytes, meta, object) = entry::decode_prefixed(&raw)?;
+            let start = at.checked_sub(piece_bytes)?;
+            let whole = run.is_some_and(|run| run.is_before(header, Kind::Request, start, at));
+            let request = Some(RequestItem { start, at, whole });
+            Some(Item::State(StateItem { id, time_ns, meta, object, to, accept: true, request }))
         }
         Kind::End => {
-            let (chunk_bytes, meta, object) = entry::decode_end(&raw)?;
-            let start = at.checked_sub(chunk_bytes)?;
+            let (piece_bytes, meta, object) = entry::decode_prefixed(&raw)?;
+            let start = at.checked_sub(piece_bytes)?;
             let whole = match run {
-                Some(run) if run.to == at && run.start == start => {
-                    run.whole && run.id == id && run.position == header.position
-                }
-                _ => chunk_bytes == 0 && header.position == 0,
+                Some(run) if piece_bytes > 0 => run.is_before(header, Kind::Chunk, start, at),
+                _ => piece_bytes == 0 && header.position == 0,
             };
             Some(Item::End(EndItem { id, time_ns, meta, object, start, at, to, whole }))
         }
         Kind::Tombstone => Some(Item::Tombstone { id, to }),
-        Kind::Chunk => None,
+        Kind::Chunk | Kind::Request => None,
+    }
+}
+
+impl Run {
+    /// It is all that the record with this header says stands from `start` to `at`.
+    fn is_before(&self, header: &Header, kind: Kind, start: u64, at: u64) -> bool {
+        self.whole
+            && (self.id, self.kind, self.position) == (header.id, kind, header.position)
+            && (self.start, self.to) == (start, at)
     }
 }
 

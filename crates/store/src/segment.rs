@@ -43,7 +43,7 @@ impl Writer {
     pub(crate) fn draft(disk: &dyn Disk, layout: &Layout) -> Result<Self, Error> {
         let mut tries = 0;
         loop {
-            let head = Head { id: Uuid::now_v7(), mark: random_mark()? };
+            let head = Head { id: Uuid::now_v7(), mark: random()? };
             let path = layout.new_segment(head.id);
             let failed = |error| Error::io("make", &path, error);
             let file = disk.create(&path).map_err(failed)?;
@@ -159,7 +159,7 @@ pub(crate) fn read_head(file: &dyn DiskFile, path: &Path, id: Uuid) -> Result<He
     }
 }
 
-fn random_mark() -> Result<[u8; 8], Error> {
+pub(crate) fn random() -> Result<[u8; 8], Error> {
     let path = Path::new("/dev/urandom");
     let mut mark = [0; 8];
     File::open(path)

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::fs::RenameFlags;
@@ -35,7 +36,7 @@ pub(crate) fn create(layout: &Layout, id: Uuid) -> Result<Spool, Error> {
         }
         let cwd = rustix::fs::CWD;
         match rustix::fs::renameat_with(cwd, &new, cwd, &path, RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(Spool { id, file, path }),
+            Ok(()) => return Ok(Spool { id, file, path, control: None }),
             // Someone took us for dead between the two calls above.
             Err(rustix::io::Errno::NOENT) => {}
             Err(error) => {
@@ -76,7 +77,7 @@ pub(crate) fn try_take(layout: &Layout, id: Uuid) -> Result<Taken, Error> {
     if !disk::leads_to(&path, identity).map_err(failed)? {
         return Ok(Taken::Gone);
     }
-    Ok(Taken::Locked(Spool { id, file, path }))
+    Ok(Taken::Locked(Spool { id, file, path, control: None }))
 }
 
 /// Waits until nobody holds a spool, and locks it. `None`: it is gone.
@@ -91,16 +92,20 @@ pub(crate) fn wait_and_take(layout: &Layout, id: Uuid) -> Result<Option<Spool>, 
     disk::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(failed)?;
     // Whoever was faster may have ended it.
     let there = disk::leads_to(&path, disk::identity(&file).map_err(failed)?).map_err(failed)?;
-    Ok(there.then_some(Spool { id, file, path }))
+    Ok(there.then_some(Spool { id, file, path, control: None }))
 }
 
 /// For reading only, as the follower of a live run does.
 pub(crate) fn open_to_read(layout: &Layout, id: Uuid) -> Result<Option<File>, Error> {
-    let path = layout.spool(id);
-    match OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path) {
+    open_nofollow(&layout.spool(id))
+}
+
+/// `None`: it is not there.
+pub(crate) fn open_nofollow(path: &Path) -> Result<Option<File>, Error> {
+    match OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("open", &path, error)),
+        Err(error) => Err(Error::io("open", path, error)),
     }
 }
 

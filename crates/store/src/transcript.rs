@@ -114,7 +114,7 @@ impl SegmentSource {
         let raw = header.unpack(&stored).map_err(|what| self.corrupt(what))?;
         if header.kind == Kind::End {
             let (_, meta, object) =
-                entry::decode_end(&raw).ok_or_else(|| self.corrupt("its end can't be read"))?;
+                entry::decode_prefixed(&raw).ok_or_else(|| self.corrupt("its end can't be read"))?;
             self.ended = Some((meta, object));
         } else {
             self.position += raw.len() as u64;
@@ -149,9 +149,9 @@ impl Read for SegmentSource {
     }
 }
 
-/// Gives the bytes of a removed execution's chunks back to the file system. Its tombstone is durable already, so it
+/// Gives the bytes of a removed execution's chunks or request back to the file system. Its tombstone is durable already, so it
 /// doesn't matter how far this gets, nor whether the file system can do it.
-pub(crate) fn punch(shelf: &Shelf, place: Place) {
+pub(crate) fn punch(shelf: &Shelf, id: Uuid, place: Place) {
     let path = shelf.layout.segment(place.segment);
     let (Ok(reader), Ok(file)) = (
         Reader::open(&*shelf.disk, &shelf.layout, place.segment),
@@ -166,7 +166,7 @@ pub(crate) fn punch(shelf: &Shelf, place: Place) {
             Ok(()) => Header::decode(&bytes, &reader.head, at),
             Err(_) => None,
         };
-        let Some(header) = header.filter(|header| header.kind == Kind::Chunk) else { return };
+        let Some(header) = header.filter(|header| header.kind.is_piece() && header.id == id) else { return };
         if file.punch(at + ENTRY_HEADER_BYTES as u64, header.stored_bytes as u64).is_err() {
             return;
         }

@@ -21,11 +21,15 @@ use crate::{Error, Store};
 impl Store {
     pub(crate) fn verify_one(&self, id: Uuid) -> Result<Verdict, Error> {
         let (entry, place) = self.shelf.index.get(id)?.ok_or(Error::NotFound { id })?;
-        let Some(place) = place else {
-            let why_incomplete = Some("it has not ended".into());
-            return Ok(Verdict { why_incomplete, ..Verdict::default() });
-        };
         let mut verdict = Verdict::default();
+        match self.read_request(id) {
+            Err(error @ Error::Corrupt { .. }) => verdict.problems.push(error.to_string()),
+            result => drop(result?),
+        }
+        let Some(place) = place else {
+            verdict.why_incomplete = Some("it has not ended".into());
+            return Ok(verdict);
+        };
         let mut verifier = Verifier::new();
         match self.read_all(id, place, &mut verifier, &mut verdict) {
             Ok(Some((meta, object)))
@@ -42,6 +46,10 @@ impl Store {
             self.verify_outputs(id, seal, &mut verdict)?;
         }
         judge(&entry, &report, &mut verdict);
+        // Removed, and its bytes with it, while we read them: that is no damage.
+        if !verdict.problems.is_empty() && self.shelf.index.get(id)?.is_none() {
+            return Err(Error::NotFound { id });
+        }
         Ok(verdict)
     }
 
@@ -121,7 +129,10 @@ impl Store {
                     report.problems.push(format!("{path}: the transcript of execution {} is damaged", end.id))
                 }
                 Item::End(end) => self.check_known(end.id, removed, report)?,
-                Item::State { id, .. } => self.check_known(id, removed, report)?,
+                Item::State(state) if !state.whole() && !removed.contains(&state.id) => {
+                    report.problems.push(format!("{path}: the request of execution {} is damaged", state.id))
+                }
+                Item::State(state) => self.check_known(state.id, removed, report)?,
                 Item::Tombstone { .. } => {}
             }
             Ok(())

@@ -97,6 +97,23 @@ impl Run<'_> {
         self.sources[Stream::Stdout.index()].fd = Some(master);
     }
 
+    pub(crate) fn hear_control(&mut self) {
+        let Some(control) = &self.control else { return };
+        match control.listen() {
+            Ok(heard) => {
+                // Whatever was said: a word may have found the FIFO full of others.
+                for pump in self.stdin.iter_mut() {
+                    pump.look_again();
+                }
+                if heard.cancel {
+                    self.end(Cause::Cancelled);
+                }
+            }
+            // It can't be listened to: the starter and signals still can.
+            Err(_) => self.control = None,
+        }
+    }
+
     fn hear_failure(&mut self, step: &[u8], errno: u32, message: &[u8]) {
         let (step, message) = (String::from_utf8_lossy(step), String::from_utf8_lossy(message));
         self.fail_start(&step, Errno(errno as i32), &message);

@@ -21,6 +21,8 @@ pub(crate) const SEAL_RESERVE_BYTES: u64 = 32 * 1024;
 /// The spool is reserved on disk in pieces of this size; the first piece is smaller, because most runs say little.
 pub(crate) const RESERVE_STEP_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) const RESERVE_FIRST_BYTES: u64 = 64 * 1024;
+/// Bytes of the control FIFO that one turn reads: whoever floods it holds up nothing else.
+pub(crate) const CONTROL_READ_BYTES: usize = 512;
 /// The program's stdin on its way through us.
 pub(crate) const STDIN_BUFFER_BYTES: usize = 64 * 1024;
 

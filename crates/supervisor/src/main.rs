@@ -4,6 +4,7 @@
 //! spool, whose lock it holds by being alive. It outlives its starter and finishes alone.
 #![forbid(unsafe_code)]
 
+mod control;
 mod hear;
 mod limits;
 mod notify;

@@ -322,7 +322,7 @@ impl Copy<'_> {
             .map_err(|errno| format!("it can't be opened: {errno}"))?;
         let status =
             sys::file_status(fd.as_fd()).map_err(|errno| format!("it can't be looked at: {errno}"))?;
-        let FileStatus { device, bytes, kind } = status;
+        let FileStatus { device, bytes, kind, .. } = status;
         if kind != libc::S_IFREG || device != self.device {
             return Err("it is no regular file of the sandbox".into());
         }

@@ -59,6 +59,7 @@ fn bench(globs: &[&str]) -> Bench {
             bytes_max: 1 << 20,
             files_max: 100,
         }),
+        control: false,
         held: 0,
     };
     let scratch = tempfile::tempdir().expect("a directory");

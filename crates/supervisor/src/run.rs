@@ -21,6 +21,7 @@ use lastword_sandbox::message::Message;
 use lastword_sandbox::plan::Plan;
 use lastword_sandbox::sys::{self, Errno, Notification, pid_t, pollfd};
 
+use crate::control::Control;
 use crate::limits::*;
 use crate::notify::Listener;
 use crate::recorder::Recorder;
@@ -53,6 +54,7 @@ enum Slot {
     Init,
     InitGone,
     Starter,
+    Control,
     Stdin,
     Signals,
 }
@@ -69,6 +71,8 @@ pub(crate) struct Run<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) recorder: Recorder,
     pub(crate) starter: Starter,
+    /// Lets others than the starter speak to us, also when it is gone.
+    pub(crate) control: Option<Control>,
     pub(crate) phase: Phase,
     pub(crate) sources: [Source; 2],
     pub(crate) groups: Option<Groups>,
@@ -122,6 +126,7 @@ impl<'a> Run<'a> {
             plan,
             recorder,
             starter,
+            control: passed.control.map(Control::new),
             phase: Phase::Building,
             sources: [source(), source()],
             groups: None,
@@ -266,12 +271,17 @@ impl<'a> Run<'a> {
         if let Some(fd) = self.starter.raw_fd() {
             add(Slot::Starter, fd);
         }
+        if let Some(control) = &self.control {
+            add(Slot::Control, control.raw_fd());
+        }
         if let Some(fd) = raw(&self.signals) {
             add(Slot::Signals, fd);
         }
-        if let (Some(pump), Phase::Running) = (&self.stdin, self.phase) {
+        if let (Some(pump), Phase::Running) = (&self.stdin, self.phase)
+            && let Some(fd) = pump.pollfd()
+        {
             slots.push(Slot::Stdin);
-            fds.push(pump.pollfd());
+            fds.push(fd);
         }
     }
 
@@ -288,7 +298,7 @@ impl<'a> Run<'a> {
                 Word::Go => self.go = true,
                 Word::Cancel => self.end(Cause::Cancelled),
                 Word::Gone if !self.go => self.fail_start(
-                    "hand over",
+                    Cause::STARTER_GONE,
                     Errno(0),
                     "whoever started this run went away before the program was started",
                 ),
@@ -299,6 +309,7 @@ impl<'a> Run<'a> {
                 }
                 Word::Nothing => {}
             },
+            Slot::Control => self.hear_control(),
             Slot::Stdin => {
                 if self.stdin.as_mut().is_some_and(|pump| !pump.turn()) {
                     self.stdin = None;

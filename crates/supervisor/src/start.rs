@@ -13,7 +13,7 @@ use lastword_sandbox::program::Handover;
 use lastword_sandbox::sys::{self, Errno, Forked, pid_t};
 
 use crate::limits::PIPE_BYTES;
-use crate::stdin::StdinPump;
+use crate::stdin::{Growing, Source, StdinPump};
 
 /// Our ends of everything that leads into the sandbox.
 pub(crate) struct Sandbox {
@@ -29,9 +29,9 @@ pub(crate) struct Sandbox {
     pub(crate) groups: Groups,
 }
 
-/// Where stdin comes from: a descriptor, or bytes.
+/// Where stdin comes from: bytes, and then a source if there is one.
 pub(crate) struct Input {
-    pub(crate) source: Option<OwnedFd>,
+    pub(crate) source: Option<Source>,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -93,7 +93,14 @@ fn make_streams(plan: &Plan, passed_stdin: Option<OwnedFd>) -> Result<Streams, S
     let input = match &plan.program.stdin {
         Stdin::Nothing {} => None,
         Stdin::Bytes { bytes } => Some(Input { source: None, bytes: bytes.0.clone() }),
-        Stdin::Passed {} => Some(Input { source: passed_stdin.map(unblocked), bytes: Vec::new() }),
+        Stdin::Passed {} => {
+            let source = passed_stdin.map(|fd| Source::Descriptor(unblocked(fd)));
+            Some(Input { source, bytes: Vec::new() })
+        }
+        Stdin::Growing { first } => {
+            let source = passed_stdin.map(|fd| Source::Growing(Growing::new(fd)));
+            Some(Input { source, bytes: first.0.clone() })
+        }
     };
     if plan.program.tty {
         // Placeholders: init puts the terminal in their place.

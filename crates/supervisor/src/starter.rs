@@ -53,6 +53,7 @@ pub(crate) struct Passed {
     pub(crate) stdin: Option<OwnedFd>,
     /// The file that takes the output files, one after the other.
     pub(crate) pack: Option<OwnedFd>,
+    pub(crate) control: Option<OwnedFd>,
     /// Locks; to be dropped with everything else at the end.
     pub(crate) held: Vec<OwnedFd>,
 }
@@ -75,8 +76,9 @@ impl Starter {
         self.fill(&mut bytes)?;
         let plan = Plan::decode(&bytes).map_err(PlanError::Wire)?;
         let pack = plan.outputs.as_ref().map(|_| self.descriptor()).transpose()?;
+        let control = plan.control.then(|| self.descriptor()).transpose()?;
         let held = (0..plan.held.min(HELD_MAX)).map(|_| self.descriptor()).collect::<Result<_, _>>()?;
-        Ok((plan, Passed { stdin, pack, held }))
+        Ok((plan, Passed { stdin, pack, control, held }))
     }
 
     /// One byte without meaning, and the descriptor that it carries.

@@ -8,8 +8,18 @@ from . import aio
 from ._batch import BatchResult
 from ._binary import find_binary
 from ._client import batch, executions, get, run
-from ._errors import BadRequest, BinaryNotFound, Incomplete, LastwordError, NotFound, RunFailed
+from ._errors import (
+    BadRequest,
+    BinaryNotFound,
+    Incomplete,
+    LastwordError,
+    NotFound,
+    RunFailed,
+    ServerError,
+    Unreachable,
+)
 from ._execution import Execution
+from ._remote import Client
 from ._request import File, Request
 from ._types import (
     Compile,
@@ -32,6 +42,7 @@ __all__ = [
     "BadRequest",
     "BatchResult",
     "BinaryNotFound",
+    "Client",
     "Compile",
     "Environment",
     "Execution",
@@ -46,9 +57,11 @@ __all__ = [
     "Request",
     "Retry",
     "RunFailed",
+    "ServerError",
     "Status",
     "StreamSummary",
     "Transcript",
+    "Unreachable",
     "Usage",
     "Verdict",
     "aio",

@@ -90,7 +90,7 @@ class Rows:
             return _line(request)
         except BadRequest as error:
             # A row of its own: one wrong request must not end the others.
-            self._refused[row] = (error, _key(request))
+            self._refused[row] = (error, request_key(request))
             return _NO_REQUEST
 
     def result(self, line: bytes) -> BatchResult:
@@ -135,7 +135,7 @@ def _line(request: AnyRequest) -> bytes:
     raise BadRequest(f"is a {type(request).__name__}, neither a Request nor a mapping", "request")
 
 
-def _key(request: AnyRequest) -> Optional[str]:
+def request_key(request: AnyRequest) -> Optional[str]:
     key = request.key if isinstance(request, Request) else None
     if isinstance(request, Mapping):
         key = request.get("key")

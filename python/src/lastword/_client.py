@@ -159,12 +159,12 @@ def executions(
     options += [f"--label={key}={value}" for key, value in (labels or {}).items()]
     options.append(f"--limit={limit}")
     if since is not None:
-        options.append(f"--since={_point_in_time(since)}")
+        options.append(f"--since={point_in_time(since)}")
     local = Local.find(binary, data_dir)
     return [from_json(raw, local) for raw in local.listed(options)]
 
 
-def _point_in_time(since: Union[datetime, timedelta, str]) -> str:
+def point_in_time(since: Union[datetime, timedelta, str]) -> str:
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise BadRequest("has no time zone: nobody knows which moment it is", "since")

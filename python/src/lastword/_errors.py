@@ -39,6 +39,24 @@ class NotFound(LastwordError):
     """There is no such execution, or it has no such output file."""
 
 
+class Unreachable(LastwordError):
+    """The server can't be reached, or the connection to it broke and did not come back."""
+
+
+class ServerError(LastwordError):
+    """The server refused. `code` is from its closed list, like "unauthorized" or "queue_full"."""
+
+    def __init__(self, message: str, code: str, retry_after: float = 0.0) -> None:
+        super().__init__(f"{message} ({code})")
+        self.message = message
+        self.code = code
+        self.retry_after = retry_after
+        """Seconds after which the server wants to be asked again; 0 if it didn't say."""
+
+    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str, float]]:
+        return (type(self), (self.message, self.code, self.retry_after))
+
+
 class RunFailed(LastwordError):
     """An execution didn't end well. Raised by `raise_for_status()` and by `check=True` alone."""
 

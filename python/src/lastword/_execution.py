@@ -7,16 +7,27 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Optional, cast
+from typing import Any, Literal, Optional, Protocol, cast
 
 from . import _types as types
 from ._binary import StrPath
 from ._errors import Incomplete, LastwordError, NotFound, RunFailed
-from ._local import Local
 from ._save import Target
 from ._types import Json
 
 StreamName = Literal["stdout", "stderr", "output"]
+
+
+class Source(Protocol):
+    """Where an execution is kept: a data directory of this machine, or a server."""
+
+    def records(self, id: str) -> Iterator[Json]: ...
+
+    def file(self, id: str, path: str) -> Iterator[bytes]: ...
+
+    def verify(self, id: str) -> Json: ...
+
+    def remove(self, id: str) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +69,7 @@ class Execution:
     queue_ms: Optional[float]
     raw: Json = field(repr=False)
     """The whole object as lastword printed it."""
-    _local: Local = field(repr=False)
+    _local: Source = field(repr=False)
     _streams: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def __eq__(self, other: object) -> bool:
@@ -195,7 +206,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def from_json(raw: Json, local: Local) -> Execution:
+def from_json(raw: Json, local: Source) -> Execution:
     """Reads an execution object. Raises LastwordError if it is none."""
     try:
         return _read(raw, local)
@@ -203,7 +214,7 @@ def from_json(raw: Json, local: Local) -> Execution:
         raise LastwordError(f"lastword printed an execution that can't be understood: {error!r}") from error
 
 
-def _read(raw: Json, local: Local) -> Execution:
+def _read(raw: Json, local: Source) -> Execution:
     created_at = types.time_of(raw["created_at"])
     if created_at is None:
         raise KeyError("created_at")

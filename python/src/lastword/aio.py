@@ -19,7 +19,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import IO, Any, Optional, Union
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Optional, TypeVar, Union
 
 from ._batch import AnyRequest, BatchResult, Rows, rows_under_way
 from ._binary import StrPath
@@ -28,11 +30,24 @@ from ._errors import LastwordError
 from ._execution import Execution, from_json
 from ._local import END_AT_ONCE_SECONDS, END_BATCH_SECONDS, END_RUN_SECONDS, Local, failure, parsed, tail
 from ._quantity import Duration, Size
+from ._remote import END_SECONDS, Batch, RunOptions, body_of, cancel_run
+from ._remote import Client as SyncClient
 from ._request import Files, Flush, OnOutputLimit, Ordering, ReadOnly, Request, encoded
+from ._server import new_key
+from ._types import Record, record
 
-__all__ = ["batch", "run"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+__all__ = ["Client", "batch", "run"]
 
 _CHUNK_BYTES = 1 << 18
+# Runs and streams of one client that wait at a time; more take their turn.
+_THREADS = 256
 
 
 async def run(
@@ -285,3 +300,131 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     if cancelled is not None:
         raise cancelled
     task.result()
+
+
+class Client:
+    """`lastword.Client` for asyncio. Cancelling the task cancels the run and waits for that.
+
+    Waits in threads of its own, so that no event loop is bound to it. What an `Execution` reads from the
+    server later blocks, as everywhere.
+    """
+
+    def __init__(self, server: Optional[str] = None, api_key: Optional[str] = None) -> None:
+        self._client = SyncClient(server, api_key)
+        self._server = self._client._server
+        self._pool = ThreadPoolExecutor(_THREADS, "lastword-client")
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections that are kept, and starts no more threads."""
+        self._pool.shutdown(wait=False)
+        self._client.close()
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def run(
+        self,
+        code: Optional[str] = None,
+        *,
+        check: bool = False,
+        key: Optional[str] = None,
+        **options: Unpack[RunOptions],
+    ) -> Execution:
+        """`lastword.Client.run` as a coroutine."""
+        body, key = body_of(code, options), key or new_key()
+        running = self._in_thread(lambda: self._server.run(body, key))
+        try:
+            raw = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            ended = self._in_thread(lambda: cancel_run(self._server, body, key))
+            await _to_the_end(_both(ended, running))
+            raise
+        execution = from_json(raw, self._server)
+        return execution.raise_for_status() if check else execution
+
+    async def get(self, id: str) -> Execution:
+        """An execution by its whole id. Raises NotFound."""
+        return await self._in_thread(lambda: self._client.get(id))
+
+    async def records(self, id: str, *, follow: bool = False) -> AsyncGenerator[Record, None]:
+        """Each piece that it said, in order. With `follow` until it ends, each as soon as it is there."""
+        source = self._server.records(id, follow)
+        try:
+            while True:
+                raw = await self._in_thread(lambda: next(source, None))
+                if raw is None:
+                    return
+                yield record(raw)
+        finally:
+            # Not while its thread is still in it: then it ends by itself.
+            with suppress(ValueError, RuntimeError):
+                source.close()  # type: ignore[attr-defined]
+
+    async def batch(
+        self,
+        requests: Union[Iterable[AnyRequest], AsyncIterable[AnyRequest]],
+        *,
+        jobs: Optional[int] = None,
+        ordered: bool = True,
+    ) -> AsyncGenerator[BatchResult, None]:
+        """`lastword.Client.batch` as an asynchronous generator; `requests` may be one too."""
+        rows = Batch(self._server, jobs)
+        pool = await self._in_thread(rows.pool)
+        loop = asyncio.get_running_loop()
+        source = requests.__aiter__() if isinstance(requests, AsyncIterable) else _each(requests)
+        out: asyncio.Queue[Optional[asyncio.Future[Optional[BatchResult]]]] = asyncio.Queue()
+        room = asyncio.Semaphore(rows.window)
+        under_way: set[asyncio.Future[Optional[BatchResult]]] = set()
+
+        async def feed() -> int:
+            fed = 0
+            try:
+                async for request in source:
+                    await room.acquire()
+                    future = loop.run_in_executor(pool, rows.row, fed, request)
+                    fed += 1
+                    under_way.add(future)
+                    future.add_done_callback(under_way.discard)
+                    if ordered:
+                        out.put_nowait(future)
+                    else:
+                        future.add_done_callback(out.put_nowait)
+            finally:
+                out.put_nowait(None)
+            return fed
+
+        feeder = asyncio.ensure_future(feed())
+        answered = 0
+        try:
+            while True:
+                future = await out.get()
+                if future is not None:
+                    answered += 1
+                    result = await future
+                    room.release()
+                    if result is not None:
+                        yield result
+                # The last row of those that end in any order may come behind the end of the requests.
+                if feeder.done() and out.empty() and not under_way:
+                    break
+        finally:
+            rows.stopped.set()
+            feeder.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            if under_way:
+                await asyncio.wait(set(under_way), timeout=END_SECONDS)
+        await feeder
+
+
+async def _both(ended: asyncio.Future[None], running: asyncio.Future[Any]) -> None:
+    await asyncio.wait([ended, running])
+    # Whoever cancels hears of nothing else.
+    for done in (ended, running):
+        if not done.cancelled():
+            done.exception()

@@ -508,6 +508,34 @@ def a_service_that_is_not_delegated_serves_root():
     end(object, "failed/exit")
 
 
+UNIT = f"""[Service]
+KillMode=process
+KillSignal=SIGKILL
+Delegate=yes
+ProtectHome=yes
+ProtectSystem=full
+Environment=LASTWORD_DATA_DIR=/tmp/data
+ExecStart={LASTWORD} run --strict --memory 64MiB -- /usr/bin/sleep 10
+"""
+
+
+@check("systemd")
+def a_service_starts_again_while_the_runs_of_the_last_one_go_on():
+    name = "lastword-again.service"
+    with open(f"/run/systemd/system/{name}", "w") as file:
+        file.write(UNIT)
+    systemctl = lambda *words: subprocess.run(["systemctl", *words], timeout=SECONDS_AT_MOST)
+    systemctl("daemon-reload")
+    systemctl("start", name)
+    demand(wait_until(lambda: groups_left()), "the first run has no group")
+    first = groups_left()
+    systemctl("restart", name)
+    demand(wait_until(lambda: len(groups_left()) == 2), f"the second run has no group: {groups_left()}")
+    demand(set(first) < set(groups_left()), f"the first run is gone: {first}, {groups_left()}")
+    systemctl("stop", name)
+    demand(wait_until(lambda: not ours(), SECONDS_AT_MOST), f"they don't end: {ours()}")
+
+
 @check("systemd")
 def systemd_takes_no_controller_away():
     """It writes the controllers of the top anew whenever its units change."""

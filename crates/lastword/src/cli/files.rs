@@ -5,15 +5,15 @@ use std::fmt::Write;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use lastword_api::{Execution, OutputFile, RefusedOutput};
-use lastword_store::{Outputs, Store};
 use serde::Serialize;
 
+use super::Globals;
+use super::executions::{Executions, KeptFile};
 use super::message::{Advice, escaped};
 use super::output::{Output, print, print_json};
-use super::save::absolute;
-use super::{Globals, find, object};
+use crate::stored;
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 256 * 1024;
@@ -49,39 +49,35 @@ struct Lists {
 }
 
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
-    let store = globals.open_store()?;
-    let entry = find(&store, &args.id)?;
+    let opened = globals.open()?;
+    let executions = opened.executions();
+    let execution = executions.get(executions.id(&args.id)?)?;
     if let Some(path) = &args.path {
-        print_file(&store.outputs(entry.id)?, path.as_bytes())?;
-        return Ok(0);
-    }
-    let execution = object(&entry)?;
-    if args.json {
+        print_file(executions, &execution, path.as_bytes())?;
+    } else if args.json {
         print_json(&Lists { outputs: execution.outputs, outputs_refused: execution.outputs_refused })?;
     } else {
-        print(&table(&store, &execution)?)?;
+        print(&table(&executions.outputs(&execution)?, &execution))?;
     }
     Ok(0)
 }
 
-fn table(store: &Store, execution: &Execution) -> anyhow::Result<String> {
-    let outputs = store.outputs(execution.id)?;
+fn table(files: &[KeptFile], execution: &Execution) -> String {
     let mut text = String::new();
     let size = |bytes: u64| bytes.to_string();
-    let wide = outputs.files().iter().map(|file| size(file.bytes).len()).max().unwrap_or(0).max(5);
-    if !outputs.files().is_empty() {
+    let wide = files.iter().map(|file| size(file.bytes).len()).max().unwrap_or(0).max(5);
+    if !files.is_empty() {
         let _ = writeln!(text, "{:>wide$}  {:<DIGEST_SHOWN$}  PATH", "BYTES", "BLAKE3");
     }
-    for file in outputs.files() {
-        let digest: String = file.blake3.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (digest, path) = (&digest[..DIGEST_SHOWN], shown(&file.path));
-        let _ = writeln!(text, "{:>wide$}  {digest}  {path}", size(file.bytes));
+    for file in files {
+        let digest: String = file.blake3.chars().take(DIGEST_SHOWN).collect();
+        let _ = writeln!(text, "{:>wide$}  {digest}  {}", size(file.bytes), shown(&file.path));
     }
     for refused in &execution.outputs_refused {
         let path = if refused.path.is_empty() { "others" } else { &refused.path };
         let _ = writeln!(text, "not kept: {}: {}", escaped(path), escaped(&refused.reason));
     }
-    Ok(text)
+    text
 }
 
 /// A name that is text stands as it is, but for what could steer a terminal.
@@ -92,15 +88,16 @@ fn shown(path: &[u8]) -> String {
     }
 }
 
-fn print_file(outputs: &Outputs, path: &[u8]) -> anyhow::Result<()> {
-    let wanted = absolute(path.strip_prefix(b"./").unwrap_or(path));
-    let index = outputs
-        .files()
-        .iter()
-        .position(|file| absolute(&file.path) == wanted)
+fn print_file(executions: Executions<'_>, execution: &Execution, path: &[u8]) -> anyhow::Result<()> {
+    let files = executions.outputs(execution)?;
+    let file = stored::meant(files.iter().map(|file| &file.path[..]), path).and_then(|at| files.get(at));
+    let file = file
         .ok_or_else(|| anyhow!("no output file `{}` was kept", path.escape_ascii()))
         .hint("lastword files ID lists those that were")?;
-    let mut reader = outputs.open(index).context("the output file is gone")?;
+    executions.output(execution.id, file, |reader| copy(reader, path))
+}
+
+fn copy(reader: &mut dyn Read, path: &[u8]) -> anyhow::Result<()> {
     let mut stdout = Output::stdout();
     let mut buffer = vec![0; COPY_BYTES];
     while !stdout.is_shut() {

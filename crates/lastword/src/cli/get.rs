@@ -1,15 +1,7 @@
 //! `lastword get`
 
-use std::ops::ControlFlow;
-
-use lastword_api::execution::INLINE_BYTES_DEFAULT;
-use lastword_api::{Inline, Status};
-use lastword_store::Store;
-use uuid::Uuid;
-
 use super::output::{print, print_json};
-use super::replay::{Collector, Replay};
-use super::{Globals, find, object, summary};
+use super::{Globals, summary};
 
 /// Show one execution
 #[derive(Debug, clap::Args)]
@@ -26,31 +18,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
-    let store = globals.open_store()?;
-    let entry = find(&store, &args.id)?;
-    let mut execution = object(&entry)?;
-    if !args.json {
-        print(&summary::of_one(&execution))?;
-        return Ok(0);
+    let opened = globals.open()?;
+    let executions = opened.executions();
+    let id = executions.id(&args.id)?;
+    match args.json {
+        true => print_json(&executions.get_with_streams(id)?)?,
+        false => print(&summary::of_one(&executions.get(id)?))?,
     }
-    execution.inline = Some(match execution.status {
-        Status::Queued => Inline::default(),
-        _ => inline(&store, entry.id)?,
-    });
-    print_json(&execution)?;
     Ok(0)
-}
-
-/// The beginning of both streams, from the transcript. What stands behind damage is left out: `verify` speaks of that.
-pub(super) fn inline(store: &Store, id: Uuid) -> anyhow::Result<Inline> {
-    let mut transcript = store.transcript(id)?;
-    let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
-    let read = Replay::default().read_on(&mut transcript, &mut |record| {
-        record.to_sink(&mut collector);
-        if collector.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    if let Err(error) = read {
-        super::message::say_error(&error.into());
-    }
-    Ok(collector.into_inline())
 }

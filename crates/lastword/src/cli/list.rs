@@ -1,13 +1,11 @@
 //! `lastword list`
 
 use lastword_api::{Execution, Status, Timestamp};
-use lastword_store::{Entry, Filter, Store};
 use serde::Serialize;
 
-use super::message::say_error;
 use super::output::{print, print_json};
-use super::{FAILURE, Globals, object, summary, values};
-use crate::execution::STEP_LABEL;
+use super::{FAILURE, Globals, summary, values};
+use crate::client::ListWish;
 
 /// Most executions that one list shows.
 const LIMIT_MAX: u16 = 1000;
@@ -42,51 +40,15 @@ struct Page {
     items: Vec<Execution>,
 }
 
-/// Compile steps are shown by whoever asks for them: each belongs to an execution that says what came of it.
-fn entries(store: &Store, args: &Args) -> anyhow::Result<Vec<Entry>> {
-    let limit = usize::from(args.limit);
-    let mut filter = Filter {
-        status: args.status.iter().map(|status| status.name().to_owned()).collect(),
-        labels: args.label.clone(),
-        since_ns: args.since.map(Timestamp::ns),
-        limit,
-        ..Filter::default()
-    };
-    let steps_too = args.label.iter().any(|(key, _)| key == STEP_LABEL);
-    let mut found = Vec::new();
-    loop {
-        let page = store.list(&filter)?;
-        let last = page.last().map(|entry| entry.id);
-        let whole = page.len() == limit;
-        found.extend(
-            page.into_iter().filter(|entry| steps_too || !entry.meta.labels.contains_key(STEP_LABEL)),
-        );
-        if found.len() >= limit || !whole {
-            found.truncate(limit);
-            return Ok(found);
-        }
-        filter.before = last;
-    }
-}
-
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
-    let store = globals.open_store()?;
-    let mut items = Vec::new();
-    let mut code = 0;
-    for entry in entries(&store, args)? {
-        match object(&entry) {
-            Ok(execution) => items.push(execution),
-            // One that can't be read must not hide the others.
-            Err(error) => {
-                say_error(&error);
-                code = FAILURE;
-            }
-        }
-    }
+    let opened = globals.open()?;
+    let wish =
+        ListWish { status: args.status.clone(), labels: args.label.clone(), since: args.since, until: None };
+    let (items, all) = opened.executions().list(&wish, usize::from(args.limit))?;
     if args.json {
         print_json(&Page { items })?;
     } else {
         print(&summary::of_many(&items))?;
     }
-    Ok(code)
+    Ok(if all { 0 } else { FAILURE })
 }

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::io::Write;
 
+pub use crate::log::escaped;
+
 /// Says a sentence on stderr.
 pub fn say(sentence: &str) {
     let _ = std::io::stderr().write_all(format!("lastword: {}\n", escaped(sentence)).as_bytes());
@@ -17,26 +19,22 @@ pub fn hint(sentence: &str) {
 
 /// Says an error with all of its causes, and its hint.
 pub fn say_error(error: &anyhow::Error) {
-    let causes: Vec<String> =
-        error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()).collect();
-    say(&causes.join(": "));
-    if let Some(Hint(text)) = error.downcast_ref() {
+    say(&causes(error));
+    if let Some(text) = hint_of(error) {
         hint(text);
     }
 }
 
-/// The text with everything escaped that could steer a terminal or hide what stands there: names, paths and labels
-/// may come from anybody.
-pub fn escaped(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let steers = c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let escape = steers.then(|| c.escape_default());
-            let plain = (!steers).then_some(c);
-            escape.into_iter().flatten().chain(plain)
-        })
-        .collect()
+/// An error with all of its causes.
+pub fn causes(error: &anyhow::Error) -> String {
+    let causes: Vec<String> =
+        error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()).collect();
+    causes.join(": ")
+}
+
+/// What to do next.
+pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref().map(|Hint(text)| text.as_str())
 }
 
 /// What to do next; carried by an error, not part of its text.

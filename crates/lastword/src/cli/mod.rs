@@ -2,36 +2,43 @@
 
 mod batch;
 pub mod bench;
+mod cancel;
 mod completions;
 pub mod doctor;
+mod executions;
 mod exit;
 mod files;
 mod get;
+mod keys;
 mod list;
 mod logs;
 pub mod message;
 pub mod output;
 mod print;
-mod replay;
 mod rm;
 mod run;
 mod save;
+pub mod serve;
+mod server;
 #[cfg(test)]
-mod stored_tests;
+pub(crate) mod stored_tests;
 mod summary;
-mod values;
+pub(crate) mod values;
 mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lastword_api::Execution;
 use lastword_store::{Entry, Store};
 use signal_hook::consts::SIGXFSZ;
 
+use self::executions::Opened;
 use self::message::{Advice, code_of, say, say_error};
+use crate::client::Client;
 use crate::execution::{self, Engine};
 use crate::runtime;
 
@@ -41,6 +48,8 @@ use crate::runtime;
 struct Cli {
     #[command(flatten)]
     globals: Globals,
+    #[command(flatten)]
+    server: server::Args,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,7 +61,9 @@ Examples:
   lastword run --timeout 5s -- ls /             run a command
   lastword batch rows.jsonl                     run many, one request a line
   lastword list                                 what ran
-  lastword logs ID                              what it said, byte for byte";
+  lastword logs ID                              what it said, byte for byte
+  lastword serve                                the same for many users, over HTTP
+  lastword run --server http://127.0.0.1:7070 script.py";
 
 /// What every command takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,18 +71,24 @@ pub struct Globals {
     /// Where executions and their transcripts are kept [default: $XDG_DATA_HOME/lastword or ~/.local/share/lastword]
     #[arg(long, global = true, value_name = "DIR", env = "LASTWORD_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// The server that is asked, if one is: see [`server::Args`].
+    #[arg(skip)]
+    server: Option<Arc<Client>>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     Run(Box<run::Args>),
     Batch(batch::Args),
+    Cancel(cancel::Args),
     Logs(logs::Args),
     Get(get::Args),
     List(list::Args),
     Files(files::Args),
     Verify(verify::Args),
     Rm(rm::Args),
+    Serve(Box<serve::Args>),
+    Keys(keys::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Completions(completions::Args),
@@ -83,35 +100,71 @@ const FAILURE: u8 = 1;
 pub fn main() -> ExitCode {
     // A file size limit on us shows as an error of the write, which says what could not be written.
     lastword_sandbox::sys::ignore_signals(&[SIGXFSZ]);
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let failure = if matches!(cli.command, Command::Run(_)) { exit::FAILED } else { FAILURE };
-    let globals = &cli.globals;
-    if let Err(error) = add_own_runtimes(&cli.command) {
-        say_error(&error);
-        return ExitCode::from(failure);
+    let prepared = cli.server.client(&matches, cli.command.is_for_servers());
+    let prepared = prepared.and_then(|client| add_own_runtimes(&cli.command).map(|()| client));
+    match prepared {
+        Ok(client) => cli.globals.server = client.map(Arc::new),
+        Err(error) => {
+            say_error(&error);
+            return ExitCode::from(code_of(&error).unwrap_or(failure));
+        }
     }
-    let result = match cli.command {
-        Command::Run(args) => run::run(*args, globals),
-        Command::Batch(args) => batch::run(&args, globals),
-        Command::Logs(args) => logs::run(&args, globals),
-        Command::Get(args) => get::run(&args, globals),
-        Command::List(args) => list::run(&args, globals),
-        Command::Files(args) => files::run(&args, globals),
-        Command::Verify(args) => verify::run(&args, globals),
-        Command::Rm(args) => rm::run(&args, globals),
-        Command::Doctor(args) => doctor::run(&args, globals),
-        Command::Bench(args) => bench::run(&args, globals),
-        Command::Completions(args) => completions::run(&args),
-    };
+    let result = dispatch(cli, &matches);
     ExitCode::from(result.unwrap_or_else(|error| {
         say_error(&error);
         code_of(&error).unwrap_or(failure)
     }))
 }
 
+fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<u8> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Run(args) => run::run(*args, globals),
+        Command::Batch(args) => batch::run(&args, globals),
+        Command::Cancel(args) => cancel::run(&args, globals),
+        Command::Logs(args) => logs::run(&args, globals),
+        Command::Get(args) => get::run(&args, globals),
+        Command::List(args) => list::run(&args, globals),
+        Command::Files(args) => files::run(&args, globals),
+        Command::Verify(args) => verify::run(&args, globals),
+        Command::Rm(args) => rm::run(&args, globals),
+        // It has to know where each value comes from.
+        Command::Serve(args) => serve::run(&args, matches.subcommand().map_or(matches, |(_, of)| of)),
+        Command::Keys(args) => keys::run(&args, globals),
+        Command::Doctor(args) => doctor::run(&args, globals),
+        Command::Bench(args) => bench::run(&args, globals),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+impl Command {
+    /// A server can do it in our place.
+    fn is_for_servers(&self) -> bool {
+        match self {
+            Command::Run(_)
+            | Command::Batch(_)
+            | Command::Cancel(_)
+            | Command::Logs(_)
+            | Command::Get(_)
+            | Command::List(_)
+            | Command::Files(_)
+            | Command::Verify(_)
+            | Command::Rm(_) => true,
+            Command::Serve(_)
+            | Command::Keys(_)
+            | Command::Doctor(_)
+            | Command::Bench(_)
+            | Command::Completions(_) => false,
+        }
+    }
+}
+
 /// The user's own runtimes, for the commands that run something.
 fn add_own_runtimes(command: &Command) -> anyhow::Result<()> {
-    if !matches!(command, Command::Run(_) | Command::Batch(_)) {
+    if !matches!(command, Command::Run(_) | Command::Batch(_) | Command::Serve(_)) {
         return Ok(());
     }
     let Some(dir) = runtime::own::directory(|name| std::env::var_os(name)) else { return Ok(()) };
@@ -123,6 +176,14 @@ impl Globals {
     pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
         data_dir(self.data_dir.clone(), |name| std::env::var_os(name).map(PathBuf::from))
             .hint("name it with --data-dir or LASTWORD_DATA_DIR")
+    }
+
+    /// Opens the store, unless a server is asked in its place.
+    fn open(&self) -> anyhow::Result<Opened> {
+        match &self.server {
+            Some(client) => Ok(Opened::Server(Arc::clone(client))),
+            None => self.open_store().map(|store| Opened::Store(Box::new(store))),
+        }
     }
 
     /// Opens the store for running.
@@ -172,16 +233,7 @@ fn find(store: &Store, id: &str) -> anyhow::Result<Entry> {
 
 /// The execution object that the store keeps, without its streams.
 fn object(entry: &Entry) -> anyhow::Result<Execution> {
-    let mut execution: Execution = serde_json::from_slice(&entry.object)
-        .with_context(|| format!("the object of execution {} can't be read", entry.id))
-        .hint("a newer lastword may have written it")?;
-    if entry.damaged {
-        // The object was written before the damage.
-        execution.ok = false;
-        execution.transcript.complete = Some(false);
-        execution.transcript.why_incomplete = Some("the stored transcript is damaged".into());
-    }
-    Ok(execution)
+    execution::object_of(entry).hint("a newer lastword may have written it")
 }
 
 /// Says that a transcript is not whole, if it isn't.
@@ -194,8 +246,6 @@ fn say_incomplete(execution: &Execution) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

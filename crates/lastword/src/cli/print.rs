@@ -4,6 +4,7 @@ use lastword_api::{Stream, Timestamp};
 
 use super::output::Output;
 use crate::execution::Sink;
+use crate::replay::select::index;
 
 /// Passes the program's streams on to ours.
 #[derive(Debug)]
@@ -44,13 +45,6 @@ impl Sink for Printer {
     }
 
     fn dropped(&mut self, _stream: Stream, _time_ns: i64, _seq: u64, _bytes: u64) {}
-}
-
-pub(crate) fn index(stream: Stream) -> usize {
-    match stream {
-        Stream::Stdout => 0,
-        Stream::Stderr => 1,
-    }
 }
 
 /// The bytes with a prefix at each beginning of a line. A line that goes on from the record before has none.

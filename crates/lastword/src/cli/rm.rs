@@ -1,10 +1,9 @@
 //! `lastword rm`
 
-use lastword_store::Store;
-
+use super::executions::Executions;
 use super::message::say_error;
 use super::output::print;
-use super::{FAILURE, Globals, find};
+use super::{FAILURE, Globals};
 
 /// Remove executions that have ended, with their transcripts
 #[derive(Debug, clap::Args)]
@@ -19,10 +18,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
-    let store = globals.open_store()?;
+    let opened = globals.open()?;
     let mut code = 0;
     for id in &args.ids {
-        match remove(&store, id) {
+        match remove(opened.executions(), id) {
             Ok(removed) => print(&format!("{removed}\n"))?,
             Err(error) => {
                 say_error(&error);
@@ -33,8 +32,8 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-fn remove(store: &Store, id: &str) -> anyhow::Result<uuid::Uuid> {
-    let entry = find(store, id)?;
-    store.remove(entry.id)?;
-    Ok(entry.id)
+fn remove(executions: Executions<'_>, id: &str) -> anyhow::Result<uuid::Uuid> {
+    let id = executions.id(id)?;
+    executions.remove(id)?;
+    Ok(id)
 }

@@ -13,12 +13,14 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use lastword_api::Execution;
-use lastword_api::path::{WORK, glob_path};
+use lastword_api::path::glob_path;
 use lastword_sandbox::glob::Globs;
-use lastword_store::{OutputReader, Store};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
+
+use super::executions::Executions;
+use crate::stored::absolute;
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 256 * 1024;
@@ -33,34 +35,31 @@ pub(crate) struct Saved {
 /// Copies the kept outputs that match `glob` into `dir`, which is made if it isn't there. One below /work keeps its path from
 /// there on, another one its whole path: `/tmp/x` becomes `dir/tmp/x`. An older file of that name is replaced, at once; a
 /// link or a directory in the way is an error.
-pub(crate) fn save(store: &Store, execution: &Execution, glob: &[u8], dir: &Path) -> anyhow::Result<Saved> {
+pub(crate) fn save(
+    executions: Executions<'_>,
+    execution: &Execution,
+    glob: &[u8],
+    dir: &Path,
+) -> anyhow::Result<Saved> {
     let pattern = glob_path(glob).map_err(|error| anyhow!("`{}` {error}", glob.escape_ascii()))?;
     let globs = Globs::new([&pattern[..]]);
-    let outputs = store.outputs(execution.id)?;
+    let files = executions.outputs(execution)?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, dir, flags, Mode::empty())
         .with_context(|| format!("cannot open {}", dir.display()))?;
     let mut saved = Saved::default();
-    for (index, file) in outputs.files().iter().enumerate() {
-        if !globs.matches(&absolute(&file.path)) {
-            continue;
-        }
-        let Some(reader) = outputs.open(index) else { break };
+    for file in files.iter().filter(|file| globs.matches(&absolute(&file.path))) {
         let place = || format!("cannot save {} in {}", file.path.escape_ascii(), dir.display());
-        copy(reader, &root, &file.path).with_context(place)?;
+        let copied = executions.output(execution.id, file, |reader| copy(reader, &root, &file.path));
+        copied.with_context(place)?;
         saved.files += 1;
         saved.bytes += file.bytes;
     }
     Ok(saved)
 }
 
-/// A sealed path as the program saw it.
-pub(crate) fn absolute(path: &[u8]) -> Vec<u8> {
-    if path.starts_with(b"/") { path.to_vec() } else { [WORK.as_bytes(), b"/", path].concat() }
-}
-
-fn copy(from: OutputReader<'_>, root: &OwnedFd, path: &[u8]) -> anyhow::Result<()> {
+fn copy(from: &mut dyn Read, root: &OwnedFd, path: &[u8]) -> anyhow::Result<()> {
     let names: Vec<&[u8]> = path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/').collect();
     let Some((name, directories)) = names.split_last() else { bail!("it has no name") };
     if names.iter().any(|name| matches!(name, &b"" | &b"." | &b"..") || name.contains(&0)) {
@@ -106,7 +105,7 @@ fn enter(directory: &OwnedFd, name: &[u8]) -> anyhow::Result<OwnedFd> {
     }
 }
 
-fn fill(mut from: OutputReader<'_>, mut to: File) -> anyhow::Result<()> {
+fn fill(from: &mut dyn Read, mut to: File) -> anyhow::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         // The last read says whether the digest was right.

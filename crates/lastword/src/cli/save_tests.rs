@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use lastword_api::{Backend, Limits, Timestamp};
+use lastword_store::Store;
 
 use super::*;
 use crate::cli::stored_tests::with_outputs;
@@ -25,7 +26,7 @@ fn kept(files: &[(&[u8], &[u8])]) -> Kept {
 
 impl Kept {
     fn save(&self, glob: &str) -> anyhow::Result<Saved> {
-        save(&self.store, &self.execution, glob.as_bytes(), &self.to)
+        save(Executions::Store(&self.store), &self.execution, glob.as_bytes(), &self.to)
     }
 
     fn read(&self, path: &str) -> Vec<u8> {

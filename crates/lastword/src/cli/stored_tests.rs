@@ -11,8 +11,9 @@ use lastword_frame::{
 use lastword_store::{Meta, Spool, Store};
 use uuid::Uuid;
 
-use super::replay::{Content, Record, tests::transcript};
-use super::{find, get, logs, object, verify};
+use super::{executions, find};
+use crate::replay::{Content, Record, tests::transcript};
+use crate::stored::{self, object};
 
 const RECORDS: [(lastword_frame::Stream, &[u8]); 2] =
     [(lastword_frame::Stream::Stdout, b"Before error\n"), (lastword_frame::Stream::Stderr, b"\xff\n")];
@@ -79,7 +80,7 @@ fn end(store: &Store, mut execution: Execution, mut spool: Spool) -> Execution {
 }
 
 /// Puts an ended execution that left these files into the store.
-pub(super) fn with_outputs(store: &Store, execution: &mut Execution, files: &[(&[u8], &[u8])]) {
+pub(crate) fn with_outputs(store: &Store, execution: &mut Execution, files: &[(&[u8], &[u8])]) {
     let mut spool = store.create_spool(execution.id).unwrap();
     let mut pack = store.create_pack(execution.id).unwrap();
     store.accept(execution.id, &meta(execution), &execution.to_stored_json().unwrap()).unwrap();
@@ -105,12 +106,12 @@ fn an_ended_execution_is_found_shown_verified_and_removed() {
     let entry = find(&store, &execution.id.to_string()[..13]).unwrap();
     assert_eq!(object(&entry).unwrap(), execution);
 
-    let inline = get::inline(&store, execution.id).unwrap();
+    let inline = stored::inline(&store, execution.id, 1 << 20).unwrap().0;
     assert_eq!(inline.stdout.as_deref(), Some("Before error\n"));
     assert_eq!(inline.stderr.as_deref(), Some("/wo="));
     assert_eq!(inline.output.as_deref(), Some("QmVmb3JlIGVycm9yCv8K"));
 
-    let item = verify::check(&store, &entry).unwrap();
+    let item = stored::check(&store, &entry).unwrap();
     assert!(item.ok && item.complete, "{item:?}");
 
     store.remove(execution.id).unwrap();
@@ -125,7 +126,7 @@ fn an_object_that_claims_more_than_the_transcript_is_not_right() {
     execution.status = Status::Error;
     execution.transcript.complete = Some(true);
     store.finish(spool, &meta(&execution), &execution.to_stored_json().unwrap()).unwrap();
-    let item = verify::check(&store, &find(&store, &execution.id.to_string()).unwrap()).unwrap();
+    let item = stored::check(&store, &find(&store, &execution.id.to_string()).unwrap()).unwrap();
     assert!(!item.ok && !item.complete, "{item:?}");
 }
 
@@ -149,6 +150,6 @@ fn following_sees_what_comes_later_and_ends_with_the_run() {
         }
         ControlFlow::Continue(())
     };
-    logs::follow(&store, id, &mut reader, &mut visit).unwrap();
+    executions::follow(&store, id, &mut reader, &mut visit).unwrap();
     assert_eq!(seen, [(Stream::Stdout, b"Before error\n".to_vec()), (Stream::Stderr, b"\xff\n".to_vec())]);
 }

@@ -92,8 +92,13 @@ pub(crate) fn of_many(executions: &[Execution]) -> String {
     let header = ["ID", "STATUS", "REASON", "EXIT", "COMPLETE", "CREATED", "TIME", "RUNTIME", "LABELS"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(executions.iter().map(row));
-    let mut widths = vec![0; header.len()];
-    for row in &rows {
+    table(&rows)
+}
+
+/// Rows of the same length, the first of which is the header.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -178,7 +183,8 @@ fn labels(execution: &Execution) -> String {
     pairs.join(",")
 }
 
-fn seconds(time: Timestamp) -> String {
+/// Without the fraction.
+pub(super) fn seconds(time: Timestamp) -> String {
     let text = time.to_string();
     // The fraction is always there: see Timestamp.
     text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))

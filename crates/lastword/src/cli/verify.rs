@@ -2,15 +2,17 @@
 
 use std::io::IsTerminal;
 
+use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
-use lastword_api::Execution;
-use lastword_store::{Entry, Error, Store, Verdict};
+use lastword_api::Verification;
+use lastword_store::Store;
 use serde::Serialize;
-use uuid::Uuid;
 
-use super::message::escaped;
+use super::executions::Opened;
+use super::message::{Advice, escaped};
 use super::output::{print, print_json};
-use super::{FAILURE, Globals, find, object};
+use super::{FAILURE, Globals, exit};
+use crate::stored::check;
 
 /// Read transcripts again from disk, and check every byte against what was promised
 #[derive(Debug, clap::Args)]
@@ -36,26 +38,9 @@ pub(crate) struct Args {
 struct Report {
     /// No problem was found.
     ok: bool,
-    items: Vec<Item>,
+    items: Vec<Verification>,
     /// Null unless all was checked.
     segments: Option<Segments>,
-}
-
-/// What reading one execution again has shown.
-#[derive(Debug, Serialize)]
-pub(super) struct Item {
-    pub(super) id: Uuid,
-    pub(super) ok: bool,
-    pub(super) status: String,
-    pub(super) complete: bool,
-    pub(super) why_incomplete: Option<String>,
-    pub(super) records: u64,
-    pub(super) stdout_bytes: u64,
-    pub(super) stderr_bytes: u64,
-    /// Output files whose bytes are those of the seal.
-    pub(super) outputs: u64,
-    pub(super) output_bytes: u64,
-    pub(super) problems: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,13 +53,18 @@ struct Segments {
 }
 
 pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
-    let store = globals.open_store()?;
-    let report = match &args.id {
-        Some(id) => {
-            let item = check(&store, &find(&store, id)?)?;
+    let opened = globals.open()?;
+    let report = match (&args.id, &opened) {
+        (Some(id), opened) => {
+            let item = opened.executions().verify(opened.executions().id(id)?)?;
             Report { ok: item.ok, items: vec![item], segments: None }
         }
-        None => check_all(&store)?,
+        (None, Opened::Store(store)) => check_all(store)?,
+        (None, Opened::Server(_)) => {
+            return Err(anyhow!("--all reads a data directory, which a server shows nobody"))
+                .hint("run lastword verify --all --data-dir DIR where the server runs, also while it does")
+                .code(exit::USAGE);
+        }
     };
     if args.json {
         print_json(&report)?;
@@ -93,7 +83,7 @@ fn check_all(store: &Store) -> anyhow::Result<Report> {
         // Somebody else may remove executions meanwhile.
         let Some(entry) = store.get(id)? else { continue };
         match check(store, &entry) {
-            Err(error) if matches!(error.downcast_ref(), Some(Error::NotFound { .. })) => {}
+            Err(error) if error.is_not_found() => {}
             item => items.push(item?),
         }
     }
@@ -123,50 +113,6 @@ fn progress_bar(count: usize) -> ProgressBar {
     }
 }
 
-pub(super) fn check(store: &Store, entry: &Entry) -> anyhow::Result<Item> {
-    let mut verdict = store.verify(entry.id)?;
-    match object(entry) {
-        Ok(execution) if entry.ended => verdict.problems.extend(contradictions(&execution, &verdict)),
-        Ok(_) => {}
-        Err(error) => verdict.problems.push(format!("{error:#}")),
-    }
-    Ok(Item {
-        id: entry.id,
-        ok: verdict.problems.is_empty(),
-        status: entry.meta.status.clone(),
-        complete: verdict.complete,
-        why_incomplete: verdict.why_incomplete,
-        records: verdict.records,
-        stdout_bytes: verdict.stdout_bytes,
-        stderr_bytes: verdict.stderr_bytes,
-        outputs: verdict.outputs,
-        output_bytes: verdict.output_bytes,
-        problems: verdict.problems,
-    })
-}
-
-/// Where the execution object says other than the transcript that was read again.
-fn contradictions(execution: &Execution, verdict: &Verdict) -> Vec<String> {
-    let said = &execution.transcript;
-    let mut found = Vec::new();
-    if said.complete == Some(true) && !verdict.complete {
-        let why = verdict.why_incomplete.as_deref().unwrap_or("nobody can say why");
-        found.push(format!("the execution object says complete, and the transcript is not: {why}"));
-    }
-    let counts = [
-        ("records", said.records, verdict.records),
-        ("bytes of stdout", said.stdout.bytes, verdict.stdout_bytes),
-        ("bytes of stderr", said.stderr.bytes, verdict.stderr_bytes),
-        ("output files", execution.outputs.len() as u64, verdict.outputs),
-    ];
-    for (what, said, read) in counts {
-        if said != read {
-            found.push(format!("the execution object says {said} {what}, and {read} were read"));
-        }
-    }
-    found
-}
-
 fn text(report: &Report) -> String {
     let mut text = String::new();
     for item in &report.items {
@@ -190,7 +136,7 @@ fn text(report: &Report) -> String {
     text
 }
 
-fn verdict_line(item: &Item) -> String {
+fn verdict_line(item: &Verification) -> String {
     if !item.ok {
         return format!("NOT RIGHT: {}", escaped(&item.problems.join("; ")));
     }
@@ -204,25 +150,4 @@ fn verdict_line(item: &Item) -> String {
         count => format!(", {count} output files of {} bytes", item.output_bytes),
     };
     format!("{whole}, {} records, {bytes} bytes{outputs}", item.records)
-}
-
-#[cfg(test)]
-mod tests {
-    use lastword_api::{Backend, Limits, Timestamp};
-
-    use super::*;
-
-    #[test]
-    fn an_object_that_says_other_than_the_transcript_is_found_out() {
-        let mut execution =
-            Execution::queued(Uuid::nil(), Timestamp::from_ns(0), Backend::Native, Limits::default());
-        execution.transcript.complete = Some(true);
-        execution.transcript.records = 2;
-        execution.transcript.stdout.bytes = 5;
-        let read = Verdict { complete: true, records: 2, stdout_bytes: 5, ..Verdict::default() };
-        assert!(contradictions(&execution, &read).is_empty());
-        assert_eq!(contradictions(&execution, &Verdict { complete: false, ..read.clone() }).len(), 1);
-        let found = contradictions(&execution, &Verdict { stdout_bytes: 4, ..read });
-        assert_eq!(found, ["the execution object says 5 bytes of stdout, and 4 were read"]);
-    }
 }

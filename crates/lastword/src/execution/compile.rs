@@ -23,6 +23,7 @@ use lastword_api::path::file_path;
 use lastword_api::{Compile, Encoding, Execution, Reason, Status, output_text};
 use lastword_frame::Cause;
 use lastword_sandbox::root::BUILD;
+use lastword_store::Meta;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,8 @@ pub(super) struct Job<'a> {
     /// Compiler and system, as [`crate::runtime::identity`] tells them apart.
     pub(super) toolchain: &'a [u8],
     pub(super) strict: bool,
+    /// Whose step it is.
+    pub(super) tenant: Option<&'a str>,
 }
 
 impl Job<'_> {
@@ -127,12 +130,12 @@ impl Engine {
         match cache.lock(&place, cancel).map_err(|error| error.unprepared())? {
             None => Err(Unprepared { cause: Cause::Cancelled }),
             Some((lock, Some(entry))) => Ok(place.built(lock, entry)),
-            Some((lock, None)) => self.build(job, parent, prepared, cancel, &cache, &place, lock),
+            Some((lock, None)) => self.compile_anew(job, parent, prepared, cancel, &cache, &place, lock),
         }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the step's inputs, its place, and who may stop it")]
-    fn build(
+    fn compile_anew(
         &self,
         job: &Job<'_>,
         parent: &Execution,
@@ -201,7 +204,8 @@ impl Engine {
         let mut execution = super::begin(Machine::get(), &mut request)?;
         execution.runtime = Some(job.runtime.name.clone());
         execution.image.clone_from(&parent.image);
-        self.start(execution, request, prepared, said, cancel)
+        let origin = Meta { tenant: job.tenant.map(str::to_owned), ..Meta::default() };
+        self.start(execution, request, prepared, &origin, said, cancel)
     }
 
     /// Puts the step's result where the next one finds it: whole and on disk, or not at all.

@@ -24,18 +24,21 @@ mod probe;
 pub mod recover;
 pub mod request;
 mod unprepared;
+pub mod waiting;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lastword_api::{Backend, Execution, Status, Stream, Timestamp};
+use lastword_frame::verify::Report;
 use lastword_sandbox::cgroup::groups;
 use lastword_sandbox::plan::Plan;
-use lastword_store::{Meta, Spool, Store};
+use lastword_store::{Entry, Meta, Spool, Store};
 use uuid::Uuid;
 
-use self::prepare::Prepared;
+use self::prepare::{Prepared, Unprepared};
 use crate::backend::native::start::{News, Passed};
 use crate::backend::native::{self, Machine, Refused, Supervisor};
 pub use cancel::Cancel;
@@ -44,6 +47,7 @@ use follow::Follower;
 pub use probe::ask_machine;
 pub use recover::{adopt, recover};
 pub use request::Request;
+pub use waiting::{Claimed, Entrant, NotBuilt};
 
 use crate::runtime::Versions;
 
@@ -107,7 +111,7 @@ impl Engine {
         }
         let prepared = Prepared::nothing(machine);
         execution.environment.runtime_version = self.version(&request, &prepared);
-        self.start(execution, request, &prepared, sink, cancel)
+        self.start(execution, request, &prepared, &Meta::default(), sink, cancel)
     }
 
     /// Starts what needs no more preparation, and follows it to its end.
@@ -116,6 +120,7 @@ impl Engine {
         mut execution: Execution,
         mut request: Request,
         prepared: &Prepared<'_>,
+        origin: &Meta,
         sink: &mut dyn Sink,
         cancel: &Cancel,
     ) -> Result<Execution, Error> {
@@ -124,21 +129,23 @@ impl Engine {
         let spool = self.store.create_spool(id)?;
         // The sandbox is built while the accept becomes durable.
         let never_accepted = |error: Error| {
-            let _ = std::fs::remove_file(&spool.path);
+            self.store.discard_spool(&spool);
             error
         };
-        let passed = self.passed(&plan, id, &mut request, prepared).map_err(never_accepted)?;
-        let supervisor =
+        let passed = self.passed(&plan, &spool, &mut request, prepared).map_err(never_accepted)?;
+        let mut supervisor =
             Supervisor::start(&plan, passed, &spool.file).map_err(|error| never_accepted(error.into()))?;
         execution.status = Status::Running;
         // True until the end says otherwise: whoever finds this later can't know.
         execution.retry.program_started = true;
-        if let Err(error) = self.accept(&execution) {
+        if let Err(error) = self.accept(&execution, origin) {
             supervisor.abandon();
             return Err(never_accepted(error));
         }
         sink.accepted(id);
-        self.go(execution, supervisor, spool, sink, cancel)
+        self.go(&mut execution, &mut supervisor);
+        let report = self.watch(&execution, &mut supervisor, &spool, sink, cancel)?;
+        self.end(execution, origin, spool, &report)
     }
 
     /// The same for a request that takes time before its program can start: it is accepted first.
@@ -149,62 +156,76 @@ impl Engine {
         sink: &mut dyn Sink,
         cancel: &Cancel,
     ) -> Result<Execution, Error> {
-        let machine = Machine::get();
         let id = execution.id;
+        let origin = Meta::default();
         let spool = self.store.create_spool(id)?;
         execution.retry.safe = true;
-        self.accept(&execution)?;
+        self.accept(&execution, &origin)?;
         sink.accepted(id);
-        let planned = self.prepare(&mut execution, &request, sink, cancel).and_then(|prepared| {
-            let plan = native::plan::plan(machine, &prepared, id.into_bytes(), &request);
-            let plan = plan.map_err(|refused| prepare::Unprepared::new("plan", refused.to_string()))?;
-            // Not everything on the way listens to a cancel.
-            if cancel.is_asked() {
-                return Err(prepare::Unprepared { cause: lastword_frame::Cause::Cancelled });
-            }
-            Ok((plan, prepared))
-        });
-        let (plan, prepared) = match planned {
-            Ok(planned) => planned,
-            Err(why) => return self.never_started(execution, spool, why),
-        };
-        let started = self
-            .passed(&plan, id, &mut request, &prepared)
-            .and_then(|passed| Ok(Supervisor::start(&plan, passed, &spool.file)?));
-        let supervisor = match started {
+        let built = self.build(&mut execution, &mut request, &origin, &spool, sink, cancel);
+        let mut supervisor = match built {
             Ok(supervisor) => supervisor,
-            Err(error) => {
-                let why = prepare::Unprepared::new("start the supervisor", error.to_string());
-                return self.never_started(execution, spool, why);
-            }
+            Err(why) => return self.never_started(execution, &origin, spool, why.into_end()),
         };
-        execution.status = Status::Running;
-        execution.retry = lastword_api::Retry { safe: false, program_started: true };
-        if self.accept_running(&execution).is_err() {
+        if self.mark_running(&mut execution, &origin).is_err() {
             // Without a go it seals the spool as one of a program that was never started: two may not write there.
             supervisor.abandon();
-            return self.end_as_sealed(execution, spool);
+            return self.end_as_sealed(execution, &origin, spool);
         }
-        self.go(execution, supervisor, spool, sink, cancel)
+        self.go(&mut execution, &mut supervisor);
+        let report = self.watch(&execution, &mut supervisor, &spool, sink, cancel)?;
+        self.end(execution, &origin, spool, &report)
     }
 
-    /// Hands the program over and follows it to its end.
-    fn go(
+    /// Makes a sandbox ready that waits for its go.
+    fn build(
         &self,
-        mut execution: Execution,
-        mut supervisor: Supervisor,
-        spool: Spool,
+        execution: &mut Execution,
+        request: &mut Request,
+        origin: &Meta,
+        spool: &Spool,
         sink: &mut dyn Sink,
         cancel: &Cancel,
-    ) -> Result<Execution, Error> {
-        let machine = Machine::get();
+    ) -> Result<Supervisor, NotBuilt> {
         let id = execution.id;
+        let prepared = self.prepare(execution, request, origin, sink, cancel)?;
+        let plan = native::plan::plan(Machine::get(), &prepared, id.into_bytes(), request)
+            .map_err(|refused| Unprepared::new("plan", refused.to_string()))?;
+        // Not everything on the way listens to a cancel.
+        if cancel.is_asked() {
+            return Err(Unprepared { cause: lastword_frame::Cause::Cancelled }.into());
+        }
+        let passed = self.passed(&plan, spool, request, &prepared).map_err(NotBuilt::from_error)?;
+        let started = Supervisor::start(&plan, passed, &spool.file);
+        started.map_err(|error| NotBuilt::from_error(error.into()))
+    }
+
+    /// Durable before the program is handed over: whoever finds it later must know that it may have run.
+    fn mark_running(&self, execution: &mut Execution, origin: &Meta) -> Result<(), Error> {
+        execution.status = Status::Running;
+        execution.retry = lastword_api::Retry { safe: false, program_started: true };
+        Ok(self.store.update(execution.id, &meta(execution, origin), &object(execution)?)?)
+    }
+
+    /// Hands the program over.
+    fn go(&self, execution: &mut Execution, supervisor: &mut Supervisor) {
         execution.queue_ms = Some((Timestamp::now().ns() - execution.created_at.ns()) as f64 / 1e6);
         // A supervisor that is gone already shows in its spool.
         let _ = supervisor.go();
+    }
+
+    /// Follows a program to its end.
+    fn watch(
+        &self,
+        execution: &Execution,
+        supervisor: &mut Supervisor,
+        spool: &Spool,
+        sink: &mut dyn Sink,
+        cancel: &Cancel,
+    ) -> Result<Report, Error> {
         let mut deadline =
             Instant::now() + Duration::from_millis(execution.limits.wall_ms) + SUPERVISOR_MARGIN;
-        let mut follower = Follower::new(id);
+        let mut follower = Follower::new(execution.id);
         loop {
             let news = supervisor.wait_for_news(cancel, deadline)?;
             follower.read(&spool.file, sink)?;
@@ -219,13 +240,24 @@ impl Engine {
         }
         supervisor.reap()?;
         follower.read(&spool.file, sink)?;
-        let report = follower.finish();
+        Ok(follower.finish())
+    }
+
+    /// Makes the end durable, then visible.
+    fn end(
+        &self,
+        mut execution: Execution,
+        origin: &Meta,
+        spool: Spool,
+        report: &Report,
+    ) -> Result<Execution, Error> {
+        let machine = Machine::get();
         if report.seal.is_none() {
-            // It was killed: what it would have removed is ours to remove.
-            groups::sweep(&machine.cgroups.points, &[id.into_bytes()]);
+            // The supervisor was killed: what it would have removed is ours to remove.
+            groups::sweep(&machine.cgroups.points, &[execution.id.into_bytes()]);
         }
-        outcome::conclude(&mut execution, &report, machine);
-        self.store.finish(spool, &meta(&execution), &object(&execution)?)?;
+        outcome::conclude(&mut execution, report, machine);
+        self.store.finish(spool, &meta(&execution, origin), &object(&execution)?)?;
         Ok(execution)
     }
 
@@ -233,19 +265,22 @@ impl Engine {
     fn passed(
         &self,
         plan: &Plan,
-        id: Uuid,
+        spool: &Spool,
         request: &mut Request,
         prepared: &Prepared<'_>,
     ) -> Result<Passed, Error> {
         let stdin = match std::mem::replace(&mut request.stdin, request::Stdin::Nothing) {
             request::Stdin::Fd(fd) => Some(fd),
-            _ => None,
+            request::Stdin::Open { .. } => Some(self.store.open_stdin(spool.id)?.into()),
+            request::Stdin::Nothing | request::Stdin::Bytes(_) => None,
         };
-        let pack = plan.outputs.as_ref().map(|_| self.store.create_pack(id)).transpose()?;
+        let pack = plan.outputs.as_ref().map(|_| self.store.create_pack(spool.id)).transpose()?;
         let pack = pack.map(|pack| pack.file.into());
+        let control = spool.control.as_ref().map(|fifo| fifo.try_clone().map(OwnedFd::from)).transpose();
+        let control = control.map_err(native::Error::Plan)?;
         // Shared, not given away: what a compile step was made from is needed by the program behind it as well.
         let held = prepared.held.iter().map(|lock| lock.try_clone()).collect::<io::Result<_>>();
-        Ok(Passed { stdin, pack, held: held.map_err(native::Error::Plan)? })
+        Ok(Passed { stdin, pack, control, held: held.map_err(native::Error::Plan)? })
     }
 
     /// What runs the program, as it says of itself. Nobody waits for it twice.
@@ -255,13 +290,8 @@ impl Engine {
         self.versions.version(runtime, prepared.root(), Some(&probe))
     }
 
-    fn accept(&self, execution: &Execution) -> Result<(), Error> {
-        Ok(self.store.accept(execution.id, &meta(execution), &object(execution)?)?)
-    }
-
-    /// Durable before the program is handed over: whoever finds it later must know that it may have run.
-    fn accept_running(&self, execution: &Execution) -> Result<(), Error> {
-        Ok(self.store.update(execution.id, &meta(execution), &object(execution)?)?)
+    fn accept(&self, execution: &Execution, origin: &Meta) -> Result<(), Error> {
+        Ok(self.store.accept(execution.id, &meta(execution, origin), &object(execution)?)?)
     }
 }
 
@@ -286,8 +316,24 @@ fn object(execution: &Execution) -> Result<Vec<u8>, Error> {
     execution.to_stored_json().map_err(|source| Error::Object { id: execution.id, source })
 }
 
-/// What executions are listed by.
-fn meta(execution: &Execution) -> Meta {
+/// The execution object that the store keeps, without its streams.
+pub fn object_of(entry: &Entry) -> Result<Execution, Error> {
+    let mut execution = recover::parse(entry.id, &entry.object)?;
+    if entry.damaged {
+        found_damaged(&mut execution);
+    }
+    Ok(execution)
+}
+
+/// Of an execution whose transcript can't be read to its end: its object was written before the damage.
+pub fn found_damaged(execution: &mut Execution) {
+    execution.ok = false;
+    execution.transcript.complete = Some(false);
+    execution.transcript.why_incomplete = Some("the stored transcript is damaged".into());
+}
+
+/// What executions are listed by. What `origin` has beside it stays for life: whose it is, and how it came.
+fn meta(execution: &Execution, origin: &Meta) -> Meta {
     Meta {
         status: execution.status.name().into(),
         reason: execution.reason.map(|reason| reason.name().into()),
@@ -297,5 +343,9 @@ fn meta(execution: &Execution) -> Meta {
         backend: execution.backend.name().into(),
         runtime: execution.runtime.clone(),
         labels: execution.labels.clone(),
+        tenant: origin.tenant.clone(),
+        batch: origin.batch,
+        key: origin.key.clone(),
+        priority: origin.priority,
     }
 }

@@ -32,12 +32,14 @@ impl Request {
         let pairs = |map: &std::collections::BTreeMap<String, String>| {
             map.iter().map(|(name, value)| (name.into(), value.into())).collect()
         };
-        let stdin = match &new.stdin {
-            None => Stdin::Nothing,
-            Some(stdin) => {
-                let bytes = stdin.bytes();
-                Stdin::Bytes(bytes.ok_or_else(|| FieldError::new("stdin", "is not valid base64"))?)
-            }
+        let first = new
+            .stdin
+            .as_ref()
+            .map(|stdin| stdin.bytes().ok_or_else(|| FieldError::new("stdin", "is not valid base64")));
+        let stdin = match (first.transpose()?, new.stdin_open) {
+            (first, true) => Stdin::Open { first: first.unwrap_or_default() },
+            (Some(bytes), false) => Stdin::Bytes(bytes),
+            (None, false) => Stdin::Nothing,
         };
         let absolute = |path: &[u8]| path_of(any_path(path).unwrap_or_default());
         Ok(Request {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use lastword_api::Execution;
 use lastword_frame::Cause;
 use lastword_sandbox::host::Base;
+use lastword_store::Meta;
 
 use super::compile::Job;
 use super::{Cancel, Engine, Request, Sink};
@@ -81,6 +82,7 @@ impl Engine {
         &self,
         execution: &mut Execution,
         request: &Request,
+        origin: &Meta,
         sink: &mut dyn Sink,
         cancel: &Cancel,
     ) -> Result<Prepared<'static>, Unprepared> {
@@ -93,7 +95,7 @@ impl Engine {
         if let (Some(runtime), Some(_)) = (&request.runtime, request.entry())
             && runtime.compile.is_some()
         {
-            self.with_build(execution, request, runtime, &mut prepared, cancel)?;
+            self.with_build(execution, request, runtime, origin, &mut prepared, cancel)?;
         }
         Ok(prepared)
     }
@@ -103,6 +105,7 @@ impl Engine {
         execution: &mut Execution,
         request: &Request,
         runtime: &Runtime,
+        origin: &Meta,
         prepared: &mut Prepared<'_>,
         cancel: &Cancel,
     ) -> Result<(), Unprepared> {
@@ -116,6 +119,7 @@ impl Engine {
             files: &request.files,
             toolchain: toolchain.as_bytes(),
             strict: request.strict,
+            tenant: origin.tenant.as_deref(),
         };
         let built = self.compile(&job, execution, prepared, cancel)?;
         execution.compile = Some(built.compile);

@@ -44,6 +44,7 @@ pub(super) fn ask(prepared: &Prepared<'_>, argv: &[OsString]) -> io::Result<Vec<
         native::plan::plan(machine, prepared, id.into_bytes(), &request).map_err(io::Error::other)?;
     // The locks are held by us until it has ended.
     plan.held = 0;
+    plan.control = false;
     let spool = File::from(memfd_create("lastword-probe", MemfdFlags::CLOEXEC)?);
     let mut supervisor = Supervisor::start(&plan, Passed::default(), &spool).map_err(io::Error::other)?;
     supervisor.go().map_err(io::Error::other)?;

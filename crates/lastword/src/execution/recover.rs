@@ -44,7 +44,7 @@ pub fn recover(store: &Store) -> Result<u64, Error> {
             Orphan::Missing { id, entry } => {
                 let mut execution = parse(id, &entry.object)?;
                 conclude(&mut execution, &Verifier::new().finish(), machine);
-                store.finish_without_spool(id, &meta(&execution), &object(&execution)?)?;
+                store.finish_without_spool(id, &meta(&execution, &entry.meta), &object(&execution)?)?;
             }
         }
         finished += 1;
@@ -79,7 +79,7 @@ fn end(store: &Store, spool: Spool, machine: &Machine) -> Result<bool, Error> {
     let mut follower = Follower::new(spool.id);
     follower.read(&spool.file, &mut Silent)?;
     conclude(&mut execution, &follower.finish(), machine);
-    store.finish(spool, &meta(&execution), &object(&execution)?)?;
+    store.finish(spool, &meta(&execution, &entry.meta), &object(&execution)?)?;
     Ok(true)
 }
 
@@ -98,6 +98,6 @@ fn conclude(execution: &mut Execution, report: &Report, machine: &Machine) {
     }
 }
 
-fn parse(id: Uuid, object: &[u8]) -> Result<Execution, Error> {
+pub(super) fn parse(id: Uuid, object: &[u8]) -> Result<Execution, Error> {
     serde_json::from_slice(object).map_err(|source| Error::Object { id, source })
 }

@@ -132,6 +132,10 @@ pub enum Stdin {
     Nothing,
     Bytes(Vec<u8>),
     Fd(OwnedFd),
+    /// These, then what [`lastword_store::Store::add_stdin`] adds, whichever process calls it, until it closes.
+    Open {
+        first: Vec<u8>,
+    },
 }
 
 /// An ordering that was asked for by name.

@@ -8,7 +8,7 @@ use lastword_frame::tally::Tally;
 use lastword_frame::{
     Begin, Exit, Frame, Note, Ordering, Seal, Stream, StreamEnd, StreamSeal, Usage, binary,
 };
-use lastword_store::Spool;
+use lastword_store::{Meta, Spool};
 
 use super::follow::{Follower, Silent};
 use super::prepare::Unprepared;
@@ -20,21 +20,30 @@ impl Engine {
     pub(super) fn never_started(
         &self,
         execution: Execution,
+        origin: &Meta,
         spool: Spool,
         why: Unprepared,
     ) -> Result<Execution, Error> {
+        // A supervisor that got no go may have sealed it, with another reason; it has ended, and nobody else writes here.
+        let emptied = spool.file.set_len(0);
+        emptied.map_err(|source| Error::Spool { id: execution.id, source })?;
         let written = (&spool.file).write_all(&sealed(&execution, why, Machine::get()));
         written.map_err(|source| Error::Spool { id: execution.id, source })?;
-        self.end_as_sealed(execution, spool)
+        self.end_as_sealed(execution, origin, spool)
     }
 
     /// The end of an execution whose spool nobody writes any more.
-    pub(super) fn end_as_sealed(&self, mut execution: Execution, spool: Spool) -> Result<Execution, Error> {
+    pub(super) fn end_as_sealed(
+        &self,
+        mut execution: Execution,
+        origin: &Meta,
+        spool: Spool,
+    ) -> Result<Execution, Error> {
         let machine = Machine::get();
         let mut follower = Follower::new(execution.id);
         follower.read(&spool.file, &mut Silent)?;
         outcome::conclude(&mut execution, &follower.finish(), machine);
-        self.store.finish(spool, &meta(&execution), &object(&execution)?)?;
+        self.store.finish(spool, &meta(&execution, origin), &object(&execution)?)?;
         Ok(execution)
     }
 }

@@ -105,6 +105,8 @@ fn wait_for_running(lab: &Lab, count: usize) {
     // Handed over: a supervisor that was not would not outlive its starter.
     wait_for("started programs", || {
         let spools = std::fs::read_dir(lab.data.join("spool")).unwrap().flatten();
+        // The FIFOs beside them would keep us waiting.
+        let spools = spools.filter(|file| file.path().extension().is_some_and(|kind| kind == "spool"));
         let started = spools.filter(|spool| {
             let mut verifier = Verifier::new();
             verifier.push(&std::fs::read(spool.path()).unwrap_or_default());

@@ -9,13 +9,13 @@ use crate::object::Object;
 const UID: u32 = 1001;
 
 /// A lab whose data directory belongs to that user, and the way to run the binary as them.
-struct Rootless {
-    lab: Lab,
+pub(crate) struct Rootless {
+    pub(crate) lab: Lab,
 }
 
 impl Rootless {
     /// `None` where the suite itself isn't root: then every test is one of an ordinary user.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !needs_root("becomes another user") {
             return None;
         }
@@ -32,7 +32,7 @@ impl Rootless {
         Some(Self { lab })
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={UID}"), &format!("--regid={UID}"), "--clear-groups", "--"]);
         command.arg(self.lab.path().join("lastword"));

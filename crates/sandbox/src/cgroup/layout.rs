@@ -297,12 +297,18 @@ fn available(file: &Path) -> Vec<Controller> {
 /// The name of the group into which we move ourselves, because on v2 a group with processes can't have limited children.
 const OWN_LEAF: &str = "lastword.self";
 
-/// The group at the top of the hierarchy that root uses.
+/// The group that root uses at the top of the hierarchy, or of a slice.
 const OWN_TOP: &str = "lastword";
 
-/// Where groups may go on v2, best first: what is delegated to us; as root, a group of our own at the top.
+/// Where groups may go on v2, best first: as root in a service, a group of our own beside it; what is delegated to us; as root, a
+/// group of our own at the top.
 fn v2_parents(point: &Path, own: &Path) -> Vec<PathBuf> {
     let mut parents = Vec::new();
+    // systemd can't start a service again whose own group has limited children, and a server's runs outlive it: beside the
+    // service, in its slice, whose limits hold for them too.
+    if sys::geteuid() == 0 && own.extension().is_some_and(|extension| extension == "service") {
+        parents.extend(own.parent().map(|slice| slice.join(OWN_TOP)));
+    }
     if own.file_name().is_some_and(|name| name == OWN_LEAF) {
         parents.extend(own.parent().map(Path::to_path_buf));
     }

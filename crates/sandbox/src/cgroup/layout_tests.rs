@@ -136,3 +136,16 @@ fn controllers_that_are_mounted_together_share_one_group() {
     assert_eq!(groups.len(), 2);
     assert!(groups[0].meters.contains(&Meter::CpuacctUsage) && groups[0].settings.len() == 2);
 }
+
+#[test]
+fn the_runs_of_roots_service_go_beside_it() {
+    let point = Path::new("/cg");
+    let of = |own: &str| v2_parents(point, Path::new(own));
+    let beside = Path::new("/cg/system.slice/lastword");
+    if sys::geteuid() == 0 {
+        assert_eq!(of("/cg/system.slice/lastword.service")[0], beside);
+        assert_eq!(of("/cg/user.slice/run.scope")[0], Path::new("/cg/user.slice/run.scope"));
+    } else {
+        assert_eq!(of("/cg/system.slice/lastword.service"), [Path::new("/cg/system.slice/lastword.service")]);
+    }
+}

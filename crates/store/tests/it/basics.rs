@@ -203,7 +203,8 @@ fn orphans_are_those_that_nobody_holds() {
     assert_eq!(other.orphans().unwrap().len(), 1, "the locked one is ours while we hold it");
     drop(orphans);
     let names = |sub: &str| std::fs::read_dir(dir.path().join(sub)).unwrap().count();
-    assert_eq!((names("spool"), names("segments")), (4, 1));
+    // Four spools, and the FIFOs of the three that we have made.
+    assert_eq!((names("spool"), names("segments")), (7, 1));
     assert_eq!(adopt(&store), 2);
     assert_eq!(read(&store, dead).unwrap(), b"cut off");
     assert_eq!(read(&store, bare).unwrap(), b"");
@@ -250,9 +251,9 @@ fn a_bad_data_directory_gets_a_sentence() {
     }
     let newer = dir.path().join("newer");
     drop(Store::open(&newer).unwrap());
-    std::fs::write(newer.join("format"), "lastword store 2\n").unwrap();
+    std::fs::write(newer.join("format"), "lastword store 3\n").unwrap();
     let error = Store::open(&newer).unwrap_err().to_string();
-    assert!(error.contains("has format 2") && error.contains("use a newer lastword"), "{error}");
+    assert!(error.contains("has format 3") && error.contains("use a newer lastword"), "{error}");
     std::fs::write(newer.join("format"), "something else").unwrap();
     assert!(matches!(Store::open(&newer), Err(Error::Corrupt { .. })));
 }
@@ -339,4 +340,19 @@ fn packs_come_and_go_with_their_executions() {
         assert_eq!(names(), [""; 0]);
         assert_eq!(store.outputs(id).unwrap().files(), []);
     }
+}
+
+#[test]
+fn output_files_are_there_until_their_execution_is_durably_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let id = Uuid::now_v7();
+    let outputs = some_outputs(1);
+    let spool = begin_with_outputs(&store, &RealDisk, id, b"text", &outputs).unwrap();
+    end(&store, spool).unwrap();
+    // As a removal leaves it on its way.
+    let at = |suffix: &str| dir.path().join("outputs").join(format!("{id}{suffix}"));
+    std::fs::rename(at(".pack"), at(".removed")).unwrap();
+    assert_eq!(read_outputs(&store, id).unwrap().len(), outputs.len());
+    assert_eq!(store.verify(id).unwrap().problems, Vec::<String>::new());
 }

@@ -122,9 +122,19 @@ impl FaultyDisk {
                 std::fs::write(path, bytes).unwrap();
             }
         }
-        // Spools are never synced.
+        // Spools are never synced. Secrets are, and were handled above.
         for item in std::fs::read_dir(dir.join("spool")).unwrap() {
             let path = item.unwrap().path();
+            if state.names.contains_key(&path) || state.names_synced.contains_key(&path) {
+                continue;
+            }
+            if !std::fs::symlink_metadata(&path).unwrap().is_file() {
+                // A FIFO has no bytes, and to read it would wait for somebody who writes.
+                if !coin.falls() {
+                    std::fs::remove_file(&path).unwrap();
+                }
+                continue;
+            }
             let bytes = std::fs::read(&path).unwrap();
             match (coin.falls(), coin.falls()) {
                 (true, true) => {}

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use lastword_store::Store;
+use lastword_store::{Error, Filter, Store};
+use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::support::*;
@@ -47,10 +48,35 @@ fn version_1_is_read_with_and_without_its_index() {
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(describe(&store), expected);
         check_claims(&store);
+        let format = std::fs::read_to_string(dir.path().join("format")).unwrap();
+        assert_eq!(format, "lastword store 2\n");
+        // What the second version has added.
+        let ended = Filter { status: vec!["succeeded".into()], ..Filter::default() };
+        assert_eq!(store.list(&ended).unwrap().len(), 4);
+        assert!(waiting_ids(&store).is_empty());
+        let events = store.events(None, 100).unwrap().len();
+        assert_eq!(events == 0, with_index, "a feed begins with its index");
+        let waits = Uuid::now_v7();
+        enqueue(&store, waits, b"code", None).unwrap();
+        assert_eq!(store.events(None, 100).unwrap().len(), events + 1);
+        store.finish_without_spool(waits, &meta("lost", Some(false)), b"{}").unwrap();
         let late = Uuid::now_v7();
         run(&store, late, &transcript(late, b"written by a later version")).unwrap();
         check_claims(&store);
     }
+}
+
+#[test]
+fn version_1_is_left_alone_while_an_older_build_uses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&fixture().join("store"), dir.path());
+    let older = std::fs::File::create(dir.path().join("lock")).unwrap();
+    rustix::fs::flock(&older, FlockOperation::NonBlockingLockShared).unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, Error::OlderInUse { .. }), "{error:?}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "lastword store 1\n");
+    drop(older);
+    Store::open(dir.path()).unwrap();
 }
 
 /// Writes the fixture of the present version. A released version's fixture is never written again.

@@ -9,7 +9,7 @@ use lastword_frame::{
     binary, tally::Tally,
 };
 use lastword_store::disk::{Access, Disk};
-use lastword_store::{Error, Meta, Spool, Store};
+use lastword_store::{Error, Meta, Spool, Store, Waiting};
 use uuid::Uuid;
 
 pub(crate) fn meta(status: &str, complete: Option<bool>) -> Meta {
@@ -22,7 +22,23 @@ pub(crate) fn meta(status: &str, complete: Option<bool>) -> Meta {
         backend: "native".into(),
         runtime: Some("python".into()),
         labels: BTreeMap::from([("team".into(), "a \"quoted\" one".into())]),
+        ..Meta::default()
     }
+}
+
+/// Of an execution that waits.
+pub(crate) fn queued() -> Meta {
+    meta("queued", None)
+}
+
+/// Accepts one that waits.
+pub(crate) fn enqueue(store: &Store, id: Uuid, request: &[u8], secret: Option<&[u8]>) -> Result<(), Error> {
+    let item = Waiting { id, meta: &queued(), object: &object(id, "queued"), request, secret };
+    store.accept_waiting(&[item]).pop().unwrap()
+}
+
+pub(crate) fn waiting_ids(store: &Store) -> Vec<Uuid> {
+    store.waiting().unwrap().into_iter().map(|(id, _)| id).collect()
 }
 
 pub(crate) fn object(id: Uuid, status: &str) -> Vec<u8> {

@@ -11,14 +11,15 @@
 #[expect(dead_code, reason = "shared with the other binary")]
 mod support;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use lastword_store::Store;
 use lastword_store::disk::RealDisk;
+use lastword_store::{EventChange, Filter, Store};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -54,6 +55,19 @@ fn child() {
                             .unwrap(),
                         _ => begin(store, id, &transcript(id, &stdout)).unwrap(),
                     };
+                    if n % 5 == 4 {
+                        // Another one, through the queue; every other one is left there.
+                        let id = Uuid::now_v7();
+                        enqueue(store, id, &stdout, (n % 2 == 0).then_some(b"hush")).unwrap();
+                        acknowledged.write_all(format!("a{id}\n").as_bytes()).unwrap();
+                        if n % 2 == 0 {
+                            let mut spool = store.create_spool(id).unwrap();
+                            store.update(id, &meta("running", None), b"started").unwrap();
+                            spool.file.write_all(&transcript(id, &stdout)).unwrap();
+                            end(store, spool).unwrap();
+                            acknowledged.write_all(format!("e{id}\n").as_bytes()).unwrap();
+                        }
+                    }
                     // One write each: a file with O_APPEND semantics through one open file description.
                     acknowledged.write_all(format!("a{id}\n").as_bytes()).unwrap();
                     store.update(id, &meta("running", None), b"started").unwrap();
@@ -102,6 +116,12 @@ fn check(dir: &Path) {
     adopt(&store);
     assert_eq!(adopt(&store), 0);
     let [accepted, ended, removed] = acknowledged(dir);
+    for (id, _) in store.waiting().unwrap() {
+        assert!(!ended.contains(&id), "{id} waits again");
+        assert!(store.request(id).unwrap().is_some());
+        store.finish_without_spool(id, &meta("cancelled", Some(false)), b"{}").unwrap();
+    }
+    check_events(&store);
     for id in &accepted {
         let Some(entry) = store.get(*id).unwrap() else {
             // Removed, and killed before that was acknowledged.
@@ -115,6 +135,25 @@ fn check(dir: &Path) {
     check_claims(&store);
     check_packs(&dir.join("data"), &store);
     assert!(std::fs::read_dir(dir.join("data/spool")).unwrap().next().is_none(), "leftover spool");
+}
+
+/// One feed through all kills, each change in it once, and nothing missing.
+fn check_events(store: &Store) {
+    let mut last: BTreeMap<Uuid, EventChange> = BTreeMap::new();
+    for (n, event) in store.events(None, usize::MAX).unwrap().into_iter().enumerate() {
+        assert_eq!(event.cursor.seq, n as u64 + 1);
+        let before = last.insert(event.id, event.change.clone());
+        assert_ne!(before.as_ref(), Some(&event.change), "{} twice", event.id);
+        let was_last = |change| matches!(change, EventChange::Removed);
+        assert!(!before.is_some_and(was_last), "{} after its removal", event.id);
+    }
+    last.retain(|_, change| *change != EventChange::Removed);
+    let present = store.list(&Filter::default()).unwrap();
+    assert_eq!(present.len(), last.len());
+    for entry in present {
+        let expected = EventChange::Status { status: entry.meta.status, ended: entry.ended };
+        assert_eq!(last[&entry.id], expected);
+    }
 }
 
 #[test]
@@ -164,9 +203,12 @@ fn processes_share_a_store() {
         assert!(child.wait().unwrap().success());
     }
     let [accepted, ended, removed] = acknowledged(dir.path());
-    assert_eq!((accepted.len(), ended.len(), removed.len()), (8 * 32, 8 * 32, 8 * 4));
+    // Of each thread's 16, three come with another one, of which two are run.
+    assert_eq!((accepted.len(), ended.len(), removed.len()), (8 * 38, 8 * 36, 8 * 4));
     let store = Store::open(&dir.path().join("data")).unwrap();
-    assert_eq!(store.ids().unwrap().len(), 8 * 28);
+    assert_eq!(store.ids().unwrap().len(), 8 * 34);
+    assert_eq!(store.waiting().unwrap().len(), 8 * 2);
     assert!(store.orphans().unwrap().is_empty());
-    check_claims(&store);
+    check_events(&store);
+    check(dir.path());
 }

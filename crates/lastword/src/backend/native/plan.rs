@@ -99,6 +99,7 @@ pub fn plan(
                 Stdin::Nothing => plan::Stdin::Nothing {},
                 Stdin::Bytes(bytes) => plan::Stdin::Bytes { bytes: bytes.into() },
                 Stdin::Fd(_) => plan::Stdin::Passed {},
+                Stdin::Open { first } => plan::Stdin::Growing { first: first.into() },
             },
             tty: request.tty,
         },
@@ -120,6 +121,7 @@ pub fn plan(
             bytes_max: limits.disk_bytes,
             files_max: OUTPUT_FILES_MAX,
         }),
+        control: true,
         held: prepared.held.len() as u32,
     })
 }

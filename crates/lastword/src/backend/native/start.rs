@@ -48,6 +48,8 @@ pub struct Passed {
     pub stdin: Option<OwnedFd>,
     /// Takes the output files; there is one exactly if the plan has outputs.
     pub pack: Option<OwnedFd>,
+    /// The spool's own; there is one exactly if the plan says so.
+    pub control: Option<OwnedFd>,
     /// Locks that the supervisor holds until the end; the plan has their number.
     pub held: Vec<OwnedFd>,
 }
@@ -86,7 +88,7 @@ impl Supervisor {
     fn send_plan(&mut self, bytes: &[u8], passed: &Passed) -> io::Result<()> {
         let sent = self.send(&bytes[..8], passed.stdin.as_ref())?;
         self.socket.write_all(&bytes[sent..])?;
-        for fd in passed.pack.iter().chain(&passed.held) {
+        for fd in passed.pack.iter().chain(&passed.control).chain(&passed.held) {
             self.send(&[0], Some(fd))?;
         }
         Ok(())

@@ -46,13 +46,14 @@ enum Event {
     Begun {
         version: u32,
         id: Uuid,
+        /// The address of the server that runs it; none: this machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
     },
     /// The whole input was read. A stream's digest is known only then.
     Input(Whole),
     /// Every row has its result.
-    Finished {
-        rows: u64,
-    },
+    Finished { rows: u64 },
 }
 
 /// What a journal says.
@@ -61,6 +62,7 @@ pub(super) struct Known {
     pub(super) id: Uuid,
     pub(super) input: Option<Whole>,
     pub(super) finished: bool,
+    pub(super) server: Option<String>,
     path: PathBuf,
 }
 
@@ -74,7 +76,12 @@ pub(super) struct Journal {
 
 impl Journal {
     /// A new batch, durable on return.
-    pub(super) fn begin(dir: &Path, first: Digest, input: Option<Whole>) -> Result<Journal, Error> {
+    pub(super) fn begin(
+        dir: &Path,
+        first: Digest,
+        input: Option<Whole>,
+        server: Option<String>,
+    ) -> Result<Journal, Error> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| Error::Io { action, path, source }
@@ -92,7 +99,7 @@ impl Journal {
             return Err(Error::Busy { id });
         }
         let mut journal = Journal { id, file, path };
-        let mut lines = line(&Event::Begun { version: VERSION, id });
+        let mut lines = line(&Event::Begun { version: VERSION, id, server });
         lines.extend(input.into_iter().flat_map(|whole| line(&Event::Input(whole))));
         journal.append(&lines)?;
         for made in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -206,9 +213,11 @@ fn read(path: &Path) -> Result<Option<Known>, Error> {
     for line in text.split(|byte| *byte == b'\n') {
         // A line that can't be read is torn, or a newer version's.
         match (serde_json::from_slice(line), &mut known) {
-            (Ok(Event::Begun { version, id }), _) if version > VERSION => return Err(Error::Newer { id }),
-            (Ok(Event::Begun { id, .. }), None) => {
-                known = Some(Known { id, input: None, finished: false, path: path.to_owned() });
+            (Ok(Event::Begun { version, id, .. }), _) if version > VERSION => {
+                return Err(Error::Newer { id });
+            }
+            (Ok(Event::Begun { id, server, .. }), None) => {
+                known = Some(Known { id, input: None, finished: false, server, path: path.to_owned() });
             }
             (Ok(Event::Input(whole)), Some(known)) => known.input = Some(whole),
             (Ok(Event::Finished { .. }), Some(known)) => known.finished = true,
@@ -232,9 +241,9 @@ mod tests {
         let dir = dir.path().join("batches");
         let (first, other) = (Digest::of(b"first"), Digest::of(b"other"));
         assert_eq!(beginning_with(&dir, first).unwrap(), []);
-        let mut older = Journal::begin(&dir, first, None).unwrap();
-        let newer = Journal::begin(&dir, first, Some(whole())).unwrap();
-        Journal::begin(&dir, other, None).unwrap();
+        let mut older = Journal::begin(&dir, first, None, None).unwrap();
+        let newer = Journal::begin(&dir, first, Some(whole()), None).unwrap();
+        Journal::begin(&dir, other, None, None).unwrap();
         older.input(whole()).unwrap();
         older.finished(7).unwrap();
         let known = beginning_with(&dir, first).unwrap();
@@ -250,7 +259,7 @@ mod tests {
     fn one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = Digest::of(b"first");
-        let held = Journal::begin(dir.path(), first, None).unwrap();
+        let held = Journal::begin(dir.path(), first, None, None).unwrap();
         let known = beginning_with(dir.path(), first).unwrap().remove(0);
         assert!(matches!(Journal::take(&known), Err(Error::Busy { .. })));
         drop(held);
@@ -261,7 +270,7 @@ mod tests {
     fn torn_lines_are_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let first = Digest::of(b"first");
-        let journal = Journal::begin(dir.path(), first, None).unwrap();
+        let journal = Journal::begin(dir.path(), first, None, None).unwrap();
         let text = std::fs::read(&journal.path).unwrap();
         drop(journal);
         for cut in 0..text.len() - 1 {

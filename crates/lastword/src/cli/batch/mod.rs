@@ -4,6 +4,8 @@
 //!   lines --> reader --> queue --> workers --> engine --> store
 //!                                     \-> results, in order or as they end --> stdout, or a file
 //! ```
+//! With `--server` the workers have a server run rows, each with one request that waits for its end.
+//!
 //! The store is the only truth: what is to be known of a row after a crash stands in the labels of its executions, and
 //! results that wait for their turn are read from there again.
 
@@ -15,6 +17,7 @@ mod queue;
 mod results;
 mod resume;
 mod rows;
+mod server;
 mod stop;
 mod work;
 
@@ -38,11 +41,13 @@ use self::results::{Event, Out, Results, Shut};
 use self::resume::Past;
 use self::rows::{Digest, Line, Lines};
 use self::stop::{Stop, Why};
-use self::work::Work;
+use self::work::{Hands, Runner, Work};
 use super::message::Advice;
 use super::output::Output;
 use super::run::share;
+use super::server::told;
 use super::{FAILURE, Globals, exit};
+use crate::client::{Client, Patience};
 use crate::execution::Request;
 use crate::execution::request::Program;
 
@@ -64,12 +69,13 @@ Examples:
   lastword batch rows.jsonl > results.jsonl
   lastword batch rows.jsonl --out results.jsonl            results in a file
   lastword batch rows.jsonl --out results.jsonl --resume   go on after a crash; no row runs twice
-  make-rows | lastword batch - -j8 --as-they-end | grade")]
+  make-rows | lastword batch - -j8 --as-they-end | grade
+  lastword batch rows.jsonl --server http://127.0.0.1:7070 > results.jsonl")]
 pub(crate) struct Args {
     /// The rows; - is stdin
     #[arg(value_name = "FILE.jsonl", default_value = "-")]
     file: PathBuf,
-    /// Rows at a time [default: the number of processors]
+    /// Rows at a time [default: the number of processors, or what the server does at a time]
     #[arg(short = 'j', long = "jobs", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(JOBS_MAX)))]
     jobs: Option<u16>,
     /// Give each result out when its row ends, not in the order of the rows
@@ -100,22 +106,31 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
     let voice = Voice::new(args.quiet);
     let stop = Arc::new(Stop::default());
     // What is wrong for every row is said before the first one.
-    share(&mut Request::new(Program::Image), &args.ro, args.venv.as_deref()).code(exit::USAGE)?;
+    let server = globals.server.as_deref();
+    match server {
+        None => share(&mut Request::new(Program::Image), &args.ro, args.venv.as_deref()).code(exit::USAGE)?,
+        Some(_) => server::refuse_shared(args)?,
+    }
     let input = Input::open(&args.file)?;
     let out = args.out.as_deref().map(kept::open).transpose()?;
     stop.on_signals(&voice)?;
-    let engine = globals.open_engine()?;
+    let hands = Hands::of(globals)?;
+    let runner = hands.runner();
+    let jobs = args.jobs(runner, &stop)?;
     let mut lines = Lines::new(input.fd, &stop.cancel);
     let first = lines.next().with_context(|| format!("cannot read {}", args.file.display()))?;
     let Some(first) = first else {
         return Ok(end_code(&stop, 0, &voice)?.unwrap_or(0));
     };
     let dir = globals.data_dir()?.join(DIRECTORY);
-    let chosen = choose(args, &dir, first.digest, input.whole.as_ref(), &voice)?;
+    let chosen = choose(args, &dir, first.digest, input.whole.as_ref(), server.map(Client::server), &voice)?;
     let (mut journal, past) = match chosen {
         Some(known) => {
             let journal = Journal::take(&known).hint("wait for it, or stop it with Ctrl-C or SIGTERM")?;
-            let past = resume::look_up(&engine.store, journal.id)?;
+            let past = match runner {
+                Runner::Here(engine) => resume::look_up(&engine.store, journal.id)?,
+                Runner::Server(client) => resume::look_up_at(client, journal.id)?,
+            };
             voice.say(&format!("going on with batch {}: {} rows have been run", journal.id, past.len()));
             (journal, past)
         }
@@ -123,7 +138,8 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
             if let (Some(file), Some(path)) = (&out, &args.out) {
                 kept::refuse_old(file, path)?;
             }
-            (Journal::begin(&dir, first.digest, input.whole.clone())?, HashMap::new())
+            let server = server.map(Client::server);
+            (Journal::begin(&dir, first.digest, input.whole.clone(), server)?, HashMap::new())
         }
     };
     let kept = match (&out, &args.out) {
@@ -135,12 +151,12 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
         _ => Out::Stdout(Output::stdout()),
     };
     voice.begin(input.rows);
-    let (work, queue) = (Work::new(args, &engine, journal.id, &stop), Queue::new(args.jobs()));
+    let (work, queue) = (Work::new(args, runner, journal.id, &stop), Queue::new(jobs));
     let old = kept.tally.rows;
     let tally = kept.tally.clone();
-    let results = Results::new(&engine.store, &queue, out, args.as_they_end, kept.next, tally);
+    let results = Results::new(runner.executions(), &queue, out, args.as_they_end, kept.next, tally);
     let reader = Reader { lines, past, kept, known_whole: input.whole.is_some(), stop: &stop };
-    let batch = Batch { work: &work, queue: &queue, stop: &stop, voice: &voice, jobs: args.jobs() };
+    let batch = Batch { work: &work, queue: &queue, stop: &stop, voice: &voice, jobs };
     let tally = batch.run(reader, first, results, &mut journal);
     voice.end();
     voice.say(&tally.summary(tally.rows.saturating_sub(old), begin));
@@ -156,9 +172,17 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
 }
 
 impl Args {
-    fn jobs(&self) -> usize {
-        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.jobs.map_or_else(processors, usize::from)
+    /// A server is asked for what it does at a time, also so that one that isn't there is found out before anything begins.
+    fn jobs(&self, runner: Runner<'_>, stop: &Stop) -> anyhow::Result<usize> {
+        let most = match runner {
+            Runner::Here(_) => std::thread::available_parallelism().map_or(1, usize::from),
+            Runner::Server(client) => {
+                let patience = Patience { stop: Some(&stop.cancel), for_room: false };
+                let most = told(client.capacity(patience))?.concurrency;
+                usize::try_from(most).unwrap_or(usize::MAX).clamp(1, usize::from(JOBS_MAX))
+            }
+        };
+        Ok(self.jobs.map_or(most, usize::from))
     }
 }
 
@@ -197,16 +221,25 @@ fn choose(
     dir: &Path,
     first: Digest,
     whole: Option<&Whole>,
+    server: Option<String>,
     voice: &Voice,
 ) -> anyhow::Result<Option<Known>> {
     if let Some(Some(id)) = args.resume {
         let (known, begins) = journal::by_id(dir, id).code(exit::USAGE)?;
+        if known.server != server {
+            let place =
+                known.server.map_or("without --server".into(), |server| format!("with --server {server}"));
+            return Err(anyhow!("batch {id} was begun elsewhere"))
+                .hint(format!("go on with it {place}"))
+                .code(exit::USAGE);
+        }
         if begins != first {
             return Err(anyhow!("batch {id} began with another first row")).code(exit::USAGE);
         }
         return Ok(Some(known));
     }
-    let candidates = journal::beginning_with(dir, first)?;
+    let mut candidates = journal::beginning_with(dir, first)?;
+    candidates.retain(|known| known.server == server);
     // A file is known by all of it. Of a stream nothing but its first row is known yet: that each row is the one that ran
     // before is seen as it comes.
     let same = |known: &&Known| match (&known.input, whole) {
@@ -325,8 +358,10 @@ impl Batch<'_> {
                 let sender = sender.clone();
                 scope.spawn(move || {
                     while let Some(job) = self.queue.pop(self.stop) {
-                        // Nobody listens any more: the result is in the store.
-                        let _ = sender.send(self.work.result(&job));
+                        if let Some(event) = self.work.result(&job) {
+                            // Nobody listens any more: the result is in the store.
+                            let _ = sender.send(event);
+                        }
                     }
                 });
             }

@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use lastword_api::{Execution, Problem, ProblemCode, Reason, Retry, Status};
-use lastword_store::Store;
+use lastword_api::{ErrorCode, Execution, Problem, ProblemCode, Reason, Retry, Status};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::limits::SYNC_EVERY;
 use super::progress::{Tally, Verdict};
 use super::queue::Queue;
+use crate::cli::executions::{Executions, add_inline};
+use crate::cli::object;
 use crate::cli::output::Output;
-use crate::cli::{get, object};
+use crate::cli::server::told;
 
 /// What came of a row.
 #[derive(Debug)]
@@ -60,6 +61,14 @@ pub(super) struct NoExecution {
 impl NoExecution {
     pub(super) fn new(id: Option<Uuid>, reason: Option<Reason>, problem: Problem, retry: Retry) -> Self {
         NoExecution { id, status: Status::Error, reason, ok: false, problem, retry }
+    }
+
+    /// It was there once.
+    pub(super) fn removed(id: Uuid) -> Self {
+        let message = format!("execution {id} was removed before its result was read");
+        let problem = Problem { code: ProblemCode::Lost, message, backend_message: None };
+        let retry = Retry { safe: false, program_started: true };
+        NoExecution::new(Some(id), Some(Reason::Lost), problem, retry)
     }
 
     fn verdict(&self) -> Verdict {
@@ -173,7 +182,7 @@ impl Waiting {
 
 /// Gives results out.
 pub(super) struct Results<'a> {
-    store: &'a Store,
+    executions: Executions<'a>,
     queue: &'a Queue,
     out: Out,
     as_they_end: bool,
@@ -187,7 +196,7 @@ pub(super) struct Results<'a> {
 impl<'a> Results<'a> {
     /// `next`: the first row that is not out yet. `tally`: those that are.
     pub(super) fn new(
-        store: &'a Store,
+        executions: Executions<'a>,
         queue: &'a Queue,
         out: Out,
         as_they_end: bool,
@@ -195,7 +204,7 @@ impl<'a> Results<'a> {
         tally: Tally,
     ) -> Self {
         let waiting = BTreeMap::new();
-        Results { store, queue, out, as_they_end, next, waiting, waiting_bytes: 0, tally }
+        Results { executions, queue, out, as_they_end, next, waiting, waiting_bytes: 0, tally }
     }
 
     /// Writes the result, or keeps it until its row's turn.
@@ -270,16 +279,20 @@ impl<'a> Results<'a> {
         Ok(written)
     }
 
-    /// An execution as the store has it, or that it was removed meanwhile.
+    /// An execution as it is kept, or that it was removed meanwhile.
     fn read(&self, id: Uuid) -> anyhow::Result<Result<Execution, NoExecution>> {
-        let Some(entry) = self.store.get(id)? else {
-            let message = format!("execution {id} was removed before its result was read");
-            let problem = Problem { code: ProblemCode::Lost, message, backend_message: None };
-            let retry = Retry { safe: false, program_started: true };
-            return Ok(Err(NoExecution::new(Some(id), Some(Reason::Lost), problem, retry)));
+        let store = match self.executions {
+            Executions::Store(store) => store,
+            Executions::Server(client) => match client.get(id) {
+                Err(gone) if gone.code() == Some(ErrorCode::ExecutionNotFound) => {
+                    return Ok(Err(NoExecution::removed(id)));
+                }
+                read => return told(read).map(Ok),
+            },
         };
+        let Some(entry) = store.get(id)? else { return Ok(Err(NoExecution::removed(id))) };
         let mut execution = object(&entry)?;
-        execution.inline = Some(get::inline(self.store, id)?);
+        add_inline(store, &mut execution)?;
         Ok(Ok(execution))
     }
 }
@@ -287,6 +300,8 @@ impl<'a> Results<'a> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+
+    use lastword_store::Store;
 
     use super::*;
     use crate::cli::batch::limits::WAITING_BYTES_MAX;
@@ -310,7 +325,8 @@ mod tests {
         let path = dir.path().join("out");
         let out =
             Out::File { file: File::create(&path).unwrap(), path: path.clone(), synced: Instant::now() };
-        let mut results = Results::new(&store, &queue, out, as_they_end, next, Tally::default());
+        let mut results =
+            Results::new(Executions::Store(&store), &queue, out, as_they_end, next, Tally::default());
         for row in ends {
             results.take(event(*row)).unwrap().unwrap();
         }

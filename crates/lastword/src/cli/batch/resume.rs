@@ -10,11 +10,25 @@ use uuid::Uuid;
 
 use super::limits::{INDEX_WAIT_MAX, LOCK_LOOK, PAGE};
 use super::rows::Digest;
+use crate::cli::server::told;
+use crate::client::{Client, ListWish};
 
 /// Labels that tie an execution to its row.
 const BATCH: &str = "lastword.batch";
 const ROW: &str = "lastword.row";
 const LINE: &str = "lastword.line";
+
+/// The same at a server, where only the server itself may set labels that begin like those above.
+pub(super) const SERVER_BATCH: &str = "lastword-batch";
+const SERVER_ROW: &str = "lastword-row";
+const SERVER_LINE: &str = "lastword-line";
+
+/// Adds what ties an execution of a server to its row.
+pub(super) fn mark_for_server(labels: &mut BTreeMap<String, String>, batch: Uuid, row: u64, line: Digest) {
+    labels.insert(SERVER_BATCH.into(), batch.to_string());
+    labels.insert(SERVER_ROW.into(), row.to_string());
+    labels.insert(SERVER_LINE.into(), line.hex());
+}
 
 /// Adds what ties an execution to its row.
 pub(super) fn mark(labels: &mut BTreeMap<String, String>, batch: Uuid, row: u64, line: Digest) {
@@ -25,7 +39,9 @@ pub(super) fn mark(labels: &mut BTreeMap<String, String>, batch: Uuid, row: u64,
 
 /// The batch and the row of an execution.
 pub(super) fn belongs_to(labels: &BTreeMap<String, String>) -> Option<(Uuid, u64)> {
-    Some((labels.get(BATCH)?.parse().ok()?, labels.get(ROW)?.parse().ok()?))
+    let of =
+        |batch: &str, row: &str| Some((labels.get(batch)?.parse().ok()?, labels.get(row)?.parse().ok()?));
+    of(BATCH, ROW).or_else(|| of(SERVER_BATCH, SERVER_ROW))
 }
 
 /// What became of a row before. From the least to the most that can be said of it.
@@ -59,14 +75,7 @@ pub(super) fn look_up(store: &Store, batch: Uuid) -> anyhow::Result<HashMap<u64,
         filter.before = page.last().map(|entry| entry.id);
         let last = page.len() < PAGE;
         for entry in page {
-            let (row, past) = past(&entry).with_context(|| {
-                format!("execution {} belongs to the batch, and can't be understood", entry.id)
-            })?;
-            let known = rows.entry(row).or_insert(past);
-            // Of two that say the same the older one stays; they come newest first.
-            if past.state >= known.state {
-                *known = past;
-            }
+            add(&mut rows, past(&entry).with_context(|| not_understood(entry.id))?);
         }
         if last {
             return Ok(rows);
@@ -74,11 +83,55 @@ pub(super) fn look_up(store: &Store, batch: Uuid) -> anyhow::Result<HashMap<u64,
     }
 }
 
-fn past(entry: &Entry) -> anyhow::Result<(u64, Past)> {
-    let labels = &entry.meta.labels;
+/// The same of a batch that a server runs.
+pub(super) fn look_up_at(client: &Client, batch: Uuid) -> anyhow::Result<HashMap<u64, Past>> {
+    let mut rows = HashMap::new();
+    let wish = ListWish { labels: vec![(SERVER_BATCH.into(), batch.to_string())], ..ListWish::default() };
+    let mut cursor = None;
+    loop {
+        let page = told(client.page(&wish, PAGE, cursor)).context("cannot look up the batch")?;
+        for execution in &page.items {
+            add(&mut rows, past_at(execution).with_context(|| not_understood(execution.id))?);
+        }
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(rows);
+        }
+    }
+}
+
+fn not_understood(id: Uuid) -> String {
+    format!("execution {id} belongs to the batch, and can't be understood")
+}
+
+/// Of two that say the same the older one stays; they come newest first.
+fn add(rows: &mut HashMap<u64, Past>, (row, past): (u64, Past)) {
+    let known = rows.entry(row).or_insert(past);
+    if past.state >= known.state {
+        *known = past;
+    }
+}
+
+fn past_at(execution: &Execution) -> anyhow::Result<(u64, Past)> {
+    let (row, line) = place(&execution.labels, SERVER_LINE)?;
+    let state = match () {
+        () if !execution.status.is_terminal() => State::Live,
+        () if execution.status != Status::Error => State::Ended,
+        () if is_for_again(execution) => State::Again,
+        () => State::Failed,
+    };
+    Ok((row, Past { id: execution.id, line, state }))
+}
+
+/// The row and the digest of its line.
+fn place(labels: &BTreeMap<String, String>, line: &str) -> anyhow::Result<(u64, Digest)> {
     let (_, row) = belongs_to(labels).ok_or_else(|| anyhow!("it names no row"))?;
-    let line = labels.get(LINE).and_then(|line| Digest::from_hex(line));
-    let line = line.ok_or_else(|| anyhow!("it names no line"))?;
+    let line = labels.get(line).and_then(|line| Digest::from_hex(line));
+    Ok((row, line.ok_or_else(|| anyhow!("it names no line"))?))
+}
+
+fn past(entry: &Entry) -> anyhow::Result<(u64, Past)> {
+    let (row, line) = place(&entry.meta.labels, LINE)?;
     let state = match () {
         () if !entry.ended => State::Live,
         () if entry.meta.status != Status::Error.name() => State::Ended,

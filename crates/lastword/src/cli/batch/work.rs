@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 use lastword_api::execution::INLINE_BYTES_DEFAULT;
-use lastword_api::{Execution, Problem, ProblemCode, Reason, Retry, Status, Stream};
+use lastword_api::{Execution, Inline, Problem, ProblemCode, Reason, Retry, Status, Stream};
 use uuid::Uuid;
 
 use super::Args;
@@ -13,21 +14,62 @@ use super::queue::Job;
 use super::results::{Event, NoExecution, Outcome};
 use super::resume::{Past, State, is_for_again, mark};
 use super::rows::{self, BadRow, Row};
+use super::server;
 use super::stop::{Stop, Why};
 use crate::backend::native::Refused;
-use crate::cli::replay::Collector;
+use crate::cli::executions::{Executions, add_inline};
 use crate::cli::run::share;
-use crate::cli::{get, object};
+use crate::cli::{Globals, object};
+use crate::client::Client;
 use crate::execution::{self, Cancel, Engine, Request, Sink};
+use crate::replay::Collector;
 
 /// What all rows have in common.
 pub(super) struct Work<'a> {
-    engine: &'a Engine,
-    batch: Uuid,
-    retries: u8,
-    stop: &'a Stop,
+    runner: Runner<'a>,
+    pub(super) batch: Uuid,
+    pub(super) retries: u8,
+    pub(super) stop: &'a Stop,
     ro: &'a [OsString],
     venv: Option<&'a Path>,
+}
+
+/// What was opened to run rows.
+pub(super) enum Hands {
+    Here(Box<Engine>),
+    Server(Arc<Client>),
+}
+
+impl Hands {
+    pub(super) fn of(globals: &Globals) -> anyhow::Result<Hands> {
+        match &globals.server {
+            Some(client) => Ok(Hands::Server(Arc::clone(client))),
+            None => Ok(Hands::Here(Box::new(globals.open_engine()?))),
+        }
+    }
+
+    pub(super) fn runner(&self) -> Runner<'_> {
+        match self {
+            Hands::Here(engine) => Runner::Here(engine),
+            Hands::Server(client) => Runner::Server(client),
+        }
+    }
+}
+
+/// Who runs rows.
+#[derive(Clone, Copy)]
+pub(super) enum Runner<'a> {
+    Here(&'a Engine),
+    Server(&'a Client),
+}
+
+impl<'a> Runner<'a> {
+    pub(super) fn executions(self) -> Executions<'a> {
+        match self {
+            Runner::Here(engine) => Executions::Store(&engine.store),
+            Runner::Server(client) => Executions::Server(client),
+        }
+    }
 }
 
 /// What one try gave.
@@ -38,51 +80,59 @@ enum Tried {
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn new(args: &'a Args, engine: &'a Engine, batch: Uuid, stop: &'a Stop) -> Work<'a> {
-        Work { engine, batch, retries: args.retries, stop, ro: &args.ro, venv: args.venv.as_deref() }
+    pub(super) fn new(args: &'a Args, runner: Runner<'a>, batch: Uuid, stop: &'a Stop) -> Work<'a> {
+        Work { runner, batch, retries: args.retries, stop, ro: &args.ro, venv: args.venv.as_deref() }
     }
 
-    pub(super) fn result(&self, job: &Job) -> Event {
+    /// `None`: nobody knows, and the batch stops.
+    pub(super) fn result(&self, job: &Job) -> Option<Event> {
         let row = job.line.row;
         let Some(bytes) = &job.line.bytes else {
             let message = format!("the line is longer than {ROW_BYTES_MAX} bytes");
-            return Event { row, key: None, outcome: bad_request(message) };
+            return Some(Event { row, key: None, outcome: bad_request(message) });
         };
-        let key = || rows::key(bytes);
-        let mut adopted = match job.past {
-            Some(Past { id, state: State::Ended | State::Failed, .. }) => {
-                return Event { row, key: key(), outcome: Outcome::Stored(id) };
-            }
-            Some(Past { id, state: State::Live, .. }) => Some(id),
-            Some(Past { state: State::Again, .. }) | None => None,
+        if let Some(Past { id, state: State::Ended | State::Failed, .. }) = job.past {
+            return Some(Event { row, key: rows::key(bytes), outcome: Outcome::Stored(id) });
+        }
+        let outcome = match self.runner {
+            Runner::Here(engine) => self.result_here(engine, job, bytes),
+            Runner::Server(client) => match server::result(self, client, job, bytes) {
+                Ok(None) => return None,
+                Ok(Some(outcome)) => Ok(outcome),
+                Err(bad) => Err(bad),
+            },
         };
+        let (key, outcome) = match outcome {
+            Ok(outcome) => (rows::key(bytes), outcome),
+            Err(BadRow { key, message }) => (key, bad_request(message)),
+        };
+        if outcome.is_disk_full() {
+            self.stop.because(Why::DiskFull);
+        }
+        Some(Event { row, key, outcome })
+    }
+
+    fn result_here(&self, engine: &Engine, job: &Job, bytes: &[u8]) -> Result<Outcome, BadRow> {
+        let live = job.past.filter(|past| past.state == State::Live);
+        let mut adopted = live.map(|past| past.id);
         let mut pause = RETRY_PAUSE;
         for left in (0..=self.retries).rev() {
             let tried = match adopted.take() {
-                Some(id) => self.adopted(id),
-                None => self.run(job, bytes),
+                Some(id) => self.adopted(engine, id),
+                None => self.run(engine, job, bytes)?,
             };
             match tried {
-                Ok(Tried::Again(_)) if left > 0 && !self.stop.is_asked() => {}
-                Ok(Tried::Again(outcome) | Tried::Done(outcome)) => {
-                    if outcome.is_disk_full() {
-                        self.stop.because(Why::DiskFull);
-                    }
-                    return Event { row, key: key(), outcome };
-                }
-                Err(BadRow { key, message }) => {
-                    return Event { row, key, outcome: bad_request(message) };
-                }
+                Tried::Again(_) if left > 0 && !self.stop.is_asked() => {}
+                Tried::Again(outcome) | Tried::Done(outcome) => return Ok(outcome),
             }
             self.stop.pause(pause);
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
         // The last turn of the loop returns.
-        let message = "the row was not run".to_owned();
-        Event { row, key: key(), outcome: not_started(ProblemCode::Internal, None, message) }
+        Ok(not_started(ProblemCode::Internal, None, "the row was not run".to_owned()))
     }
 
-    fn run(&self, job: &Job, bytes: &[u8]) -> Result<Tried, BadRow> {
+    fn run(&self, engine: &Engine, job: &Job, bytes: &[u8]) -> Result<Tried, BadRow> {
         let Row { key, new } = Row::parse(bytes)?;
         let wrong = |message: String| BadRow { key: key.clone(), message };
         let mut request = Request::from_new(new).map_err(|error| wrong(error.to_string()))?;
@@ -90,7 +140,7 @@ impl<'a> Work<'a> {
         mark(&mut request.labels, self.batch, job.line.row, job.line.digest);
         let mut sink = Accepted { collector: Collector::new(INLINE_BYTES_DEFAULT), id: None };
         // A stop lets running rows end: the batch's own cancel is not theirs.
-        let ran = self.engine.run(request, &mut sink, &Cancel::default());
+        let ran = engine.run(request, &mut sink, &Cancel::default());
         match (ran, sink.id) {
             (Ok(mut execution), _) => {
                 execution.inline = Some(sink.collector.into_inline());
@@ -99,15 +149,15 @@ impl<'a> Work<'a> {
                 Ok(if again { Tried::Again(outcome) } else { Tried::Done(outcome) })
             }
             // From here on only its spool can say whether the program ran.
-            (Err(_), Some(id)) => self.adopted(id),
+            (Err(_), Some(id)) => Ok(self.adopted(engine, id)),
             (Err(execution::Error::Refused(refused)), None) => Ok(Tried::Done(refusal(&refused))),
             (Err(error), None) => Ok(Tried::Again(never_accepted(error))),
         }
     }
 
     /// An execution whose starter is gone, or gave up.
-    fn adopted(&self, id: Uuid) -> Result<Tried, BadRow> {
-        let store = &self.engine.store;
+    fn adopted(&self, engine: &Engine, id: Uuid) -> Tried {
+        let store = &engine.store;
         let mut pause = RETRY_PAUSE;
         let mut left = self.retries;
         let failure = loop {
@@ -121,25 +171,22 @@ impl<'a> Work<'a> {
         };
         let entry = match store.get(id) {
             Ok(Some(entry)) => entry,
-            Ok(None) => {
-                let message = format!("execution {id} was removed before its result was read");
-                return Ok(Tried::Done(unknown(id, ProblemCode::Lost, message)));
-            }
-            Err(error) => return Ok(Tried::Done(unknown(id, ProblemCode::Internal, chain(&error)))),
+            Ok(None) => return Tried::Done(Outcome::None(Box::new(NoExecution::removed(id)))),
+            Err(error) => return Tried::Done(unknown(id, ProblemCode::Internal, chain(&error))),
         };
         let mut execution = match object(&entry) {
             Ok(execution) => execution,
-            Err(error) => {
-                return Ok(Tried::Done(unknown(id, ProblemCode::Internal, format!("{error:#}"))));
-            }
+            Err(error) => return Tried::Done(unknown(id, ProblemCode::Internal, format!("{error:#}"))),
         };
         let Some(error) = failure else {
             let stored = Outcome::Stored(id);
-            return Ok(if is_for_again(&execution) { Tried::Again(stored) } else { Tried::Done(stored) });
+            return if is_for_again(&execution) { Tried::Again(stored) } else { Tried::Done(stored) };
         };
         not_ended(&mut execution, &error);
-        execution.inline = Some(get::inline(store, id).unwrap_or_default());
-        Ok(Tried::Done(Outcome::Ended(Box::new(execution))))
+        if add_inline(store, &mut execution).is_err() {
+            execution.inline = Some(Inline::default());
+        }
+        Tried::Done(Outcome::Ended(Box::new(execution)))
     }
 }
 
@@ -172,11 +219,15 @@ fn refusal(refused: &Refused) -> Outcome {
         Refused::Ordering { .. } => ProblemCode::OrderingUnavailable,
         _ => ProblemCode::BadRequest,
     };
-    let retry = Retry { safe: false, program_started: false };
-    Outcome::None(Box::new(NoExecution::new(None, None, problem(code, refused.to_string()), retry)))
+    refused_as(code, refused.to_string())
 }
 
-fn not_started(code: ProblemCode, reason: Option<Reason>, message: String) -> Outcome {
+pub(super) fn refused_as(code: ProblemCode, message: String) -> Outcome {
+    let retry = Retry { safe: false, program_started: false };
+    Outcome::None(Box::new(NoExecution::new(None, None, problem(code, message), retry)))
+}
+
+pub(super) fn not_started(code: ProblemCode, reason: Option<Reason>, message: String) -> Outcome {
     let retry = Retry { safe: true, program_started: false };
     Outcome::None(Box::new(NoExecution::new(None, reason, problem(code, message), retry)))
 }

@@ -4,25 +4,20 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, anyhow, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use lastword_api::Stream;
 use lastword_store::Store;
 use serde::Serialize;
 
 use super::super::output::{print, print_json};
-use super::super::replay::Replay;
 use super::super::{FAILURE, Globals};
+use super::rate::{Rate, Taken, in_parallel, progress_bar};
+use super::{PYTHON, ROUNDS};
 use crate::execution::{Cancel, Engine, Request, Sink};
+use crate::replay::Replay;
 use crate::runtime;
-
-/// The interpreter that the sandbox finds, so that both sides run the same.
-const PYTHON: &str = "/usr/bin/python3";
-/// Both kinds take turns in so many rounds, so that a machine whose speed drifts doesn't favour one.
-const ROUNDS: usize = 10;
 
 /// Programs that print to both streams and fail at once
 #[derive(Debug, clap::Args)]
@@ -52,14 +47,6 @@ struct Figures {
     /// Our rate over the bare one.
     ratio: f64,
     bad: Vec<String>,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Rate {
-    runs: u64,
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
 }
 
 pub(super) fn run(args: &Args, globals: &Globals) -> anyhow::Result<u8> {
@@ -232,81 +219,10 @@ impl Sink for All {
     fn dropped(&mut self, _: Stream, _: i64, _: u64, _: u64) {}
 }
 
-#[derive(Default)]
-struct Taken {
-    each: Vec<Duration>,
-    whole: Duration,
-}
-
-impl Taken {
-    fn add(&mut self, other: Taken) {
-        self.each.extend(other.each);
-        self.whole += other.whole;
-    }
-
-    fn rate(mut self) -> Rate {
-        self.each.sort_unstable();
-        let at = |part: f64| {
-            let index = ((self.each.len() as f64 * part) as usize).min(self.each.len().saturating_sub(1));
-            self.each.get(index).map_or(0.0, |duration| duration.as_secs_f64() * 1e3)
-        };
-        Rate {
-            runs: self.each.len() as u64,
-            per_second: self.each.len() as f64 / self.whole.as_secs_f64(),
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
-        }
-    }
-}
-
-/// Does `work` for every number from `next` up to `until`, `jobs` at a time.
-fn in_parallel(
-    jobs: u64,
-    next: &AtomicU64,
-    until: u64,
-    work: impl Fn(u64) -> anyhow::Result<()> + Sync,
-) -> anyhow::Result<Taken> {
-    let begin = Instant::now();
-    let worker = || -> anyhow::Result<Vec<Duration>> {
-        let mut each = Vec::new();
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= until {
-                next.fetch_min(until, Ordering::Relaxed);
-                return Ok(each);
-            }
-            let start = Instant::now();
-            work(n)?;
-            each.push(start.elapsed());
-        }
-    };
-    let each = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
-        let mut each = Vec::new();
-        for thread in threads {
-            each.extend(thread.join().map_err(|_| anyhow!("a worker panicked"))??);
-        }
-        anyhow::Ok(each)
-    })?;
-    Ok(Taken { each, whole: begin.elapsed() })
-}
-
-fn progress_bar(len: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left");
-    // Hidden by itself where stderr is no terminal.
-    ProgressBar::new(len).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
 fn text(figures: &Figures) -> String {
-    let row = |name: &str, rate: &Rate| {
-        format!(
-            "{name:10} {:>8} {:>10.1} {:>9.1} {:>9.1}\n",
-            rate.runs, rate.per_second, rate.p50_ms, rate.p99_ms
-        )
-    };
-    let mut text = format!("{:10} {:>8} {:>10} {:>9} {:>9}\n", "", "runs", "per s", "p50 ms", "p99 ms");
-    text += &row("bare", &figures.bare);
-    text += &row("lastword", &figures.lastword);
+    let mut text = Rate::head();
+    text += &figures.bare.row("bare");
+    text += &figures.lastword.row("lastword");
     text += &format!("ratio {:.2}, {} at a time\n", figures.ratio, figures.jobs);
     text += &format!(
         "{} complete of {}, {} missing a byte, {} out of order, {} in exact order\n",

@@ -38,7 +38,8 @@ Examples:
   lastword run --stdin data.txt --env LANG=C --label job=nightly script.sh
   lastword run --dir project --out 'plots/*.png:.' project/main.py
   lastword run --venv ~/numpy --ro ~/data:/data train.py /data
-  lastword run --image python.tar -- python3 -V"
+  lastword run --image python.tar -- python3 -V
+  lastword run --server https://lastword.example --key job-17 script.py"
 )]
 pub(crate) struct Args {
     /// The file and its arguments; behind -- a command and its arguments
@@ -203,8 +204,9 @@ pub(crate) struct LaterArgs {
     pub(crate) pull: PullArg,
     #[arg(long, hide = true)]
     pub(crate) container_runtime: Option<OsString>,
-    #[arg(long, hide = true)]
-    pub(crate) key: Option<OsString>,
+    /// With --server: the same key and request give the same execution, for 24 hours [default: one of its own]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -3,6 +3,7 @@
 mod args;
 mod files;
 mod request;
+mod server;
 mod venv;
 
 use std::io::{IsTerminal, Write};
@@ -13,7 +14,6 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use lastword_api::execution::INLINE_BYTES_DEFAULT;
 use lastword_api::{Execution, Reason, Stream};
-use lastword_store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uuid::Uuid;
@@ -22,36 +22,57 @@ pub(crate) use self::args::Args;
 use self::args::SaysArgs;
 pub(crate) use self::request::share;
 use self::request::{Out, outs, request, stands_behind_dashes};
+use super::executions::Executions;
 use super::exit::outcome;
 use super::message::{Advice, escaped, hint, say};
 use super::output::print_json;
 use super::print::Printer;
-use super::replay::Collector;
 use super::{Globals, save, summary};
 use crate::execution::{Cancel, Sink};
+use crate::replay::Collector;
 
 pub(crate) fn run(args: Args, globals: &Globals) -> anyhow::Result<u8> {
     let after_dashes = stands_behind_dashes(std::env::args_os(), args.target.len());
+    let cancel = Arc::new(Cancel::default());
+    if let Some(client) = &globals.server {
+        let asked = server::Asked::new(&args, after_dashes)?;
+        let interrupted = cancel_on_signals(&cancel)?;
+        return show(&args, Executions::Server(client), &interrupted, |sink| {
+            server::run(client, asked, sink, &cancel)
+        });
+    }
     let request = request(&args, after_dashes)?;
     let engine = globals.open_engine()?;
-    let cancel = Arc::new(Cancel::default());
     let interrupted = cancel_on_signals(&cancel)?;
+    show(
+        &args,
+        Executions::Store(&engine.store),
+        &interrupted,
+        |sink| Ok(engine.run(request, sink, &cancel)?),
+    )
+}
+
+/// Runs it, and shows what comes of it.
+fn show(
+    args: &Args,
+    executions: Executions<'_>,
+    interrupted: &AtomicU8,
+    run: impl FnOnce(&mut dyn Sink) -> anyhow::Result<Execution>,
+) -> anyhow::Result<u8> {
     if args.says.json {
         let mut collector = Collector::new(INLINE_BYTES_DEFAULT);
-        let mut sink = Announced::new(&mut collector, &args.says);
-        let mut execution = engine.run(request, &mut sink, &cancel)?;
+        let mut execution = run(&mut Announced::new(&mut collector, &args.says))?;
         execution.inline = Some(collector.into_inline());
         print_json(&execution)?;
         say_summary(&execution, &args.says);
-        save_outputs(&engine.store, &execution, &args)?;
+        save_outputs(executions, &execution, args)?;
         return Ok(0);
     }
     let mut printer = Printer::new(args.says.timestamps);
-    let mut sink = Announced::new(&mut printer, &args.says);
-    let execution = engine.run(request, &mut sink, &cancel)?;
+    let execution = run(&mut Announced::new(&mut printer, &args.says))?;
     say_summary(&execution, &args.says);
     say_compiler(&execution, &args.says);
-    save_outputs(&engine.store, &execution, &args)?;
+    save_outputs(executions, &execution, args)?;
     let signal = Some(interrupted.load(Ordering::SeqCst)).filter(|signal| *signal != 0);
     let outcome = outcome(&execution, signal);
     if !args.says.quiet {
@@ -89,9 +110,9 @@ fn say_compiler(execution: &Execution, says: &SaysArgs) {
 }
 
 /// Copies what `--out` asked for, and says what can't be had.
-fn save_outputs(store: &Store, execution: &Execution, args: &Args) -> anyhow::Result<()> {
+fn save_outputs(executions: Executions<'_>, execution: &Execution, args: &Args) -> anyhow::Result<()> {
     for Out { glob, dir } in outs(&args.keeps.out)? {
-        let saved = save::save(store, execution, &glob, &dir)
+        let saved = save::save(executions, execution, &glob, &dir)
             .hint(format!("the execution has them: lastword files {}", execution.id))?;
         if saved.files == 0 && !args.says.quiet {
             say(&format!("nothing was kept of --out {}", glob.escape_ascii()));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use super::files::{self, Collected};
 use super::venv;
 use crate::cli::exit;
 use crate::cli::message::{Advice, AdviceError};
+use crate::client::{self, NotForServers};
 use crate::execution::Request;
 use crate::execution::new::check_places;
 use crate::execution::request::{Flush, OnOutputLimit, OrderingWish, Program, Pull, Stdin};
@@ -35,6 +36,9 @@ pub(crate) fn stands_behind_dashes(words: impl Iterator<Item = OsString>, count:
 }
 
 pub(crate) fn request(args: &Args, after_dashes: bool) -> anyhow::Result<Request> {
+    if args.later.key.is_some() {
+        bail!("--key needs --server: only a server remembers keys");
+    }
     refuse_later(&args.later)?;
     let mut request = match &args.request {
         Some(path) => from_json(path)?,
@@ -60,6 +64,40 @@ pub(crate) fn share(request: &mut Request, ro: &[OsString], venv: Option<&Path>)
         venv::enter(request, dir)?;
     }
     Ok(())
+}
+
+/// The same for a server: the request as it is sent, and our end of its stdin.
+pub(crate) fn for_server(args: &Args, after_dashes: bool) -> anyhow::Result<(NewExecution, Option<OwnedFd>)> {
+    refuse_later(&args.later)?;
+    // Before anything is read: what is shared may be large, and not there.
+    let shares = [("--ro", !args.given.ro.is_empty()), ("--venv", args.given.venv.is_some())];
+    if let Some((what, _)) = shares.into_iter().find(|(_, given)| *given) {
+        return Err(not_for_servers(NotForServers::Shared { what }));
+    }
+    if matches!(args.later.pull, PullArg::Always) {
+        return Err(not_for_servers(NotForServers::Pull));
+    }
+    let mut stdin = None;
+    let mut new = match &args.request {
+        Some(path) => read_json(path)?.0,
+        None => {
+            let mut request = typed(args, after_dashes)?;
+            if let Stdin::Fd(fd) = std::mem::replace(&mut request.stdin, Stdin::Nothing) {
+                stdin = Some(fd);
+            }
+            client::new_execution(request).map_err(not_for_servers)?
+        }
+    };
+    client::check_image(new.image.as_deref()).map_err(not_for_servers)?;
+    for out in outs(&args.keeps.out)? {
+        new.outputs.push(String::from_utf8(out.glob).context("a pattern of --out is no UTF-8")?);
+    }
+    Ok((new, stdin))
+}
+
+fn not_for_servers(refused: NotForServers) -> anyhow::Error {
+    let hint = refused.hint();
+    anyhow::Error::new(refused).with_hint(hint).with_code(exit::USAGE)
 }
 
 /// The request as the options say it.
@@ -123,6 +161,12 @@ fn typed(args: &Args, after_dashes: bool) -> anyhow::Result<Request> {
 
 /// The request that a file, or our stdin, holds as JSON.
 fn from_json(path: &Path) -> anyhow::Result<Request> {
+    let (new, name) = read_json(path)?;
+    Request::from_new(new).with_context(|| format!("the request in {name} can't be taken")).code(exit::USAGE)
+}
+
+/// The request, checked for what can be known without a look at any machine, and where it comes from.
+fn read_json(path: &Path) -> anyhow::Result<(NewExecution, String)> {
     let name = if path == Path::new("-") { "stdin".into() } else { path.display().to_string() };
     let read = |from: &mut dyn Read| -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -141,7 +185,8 @@ fn from_json(path: &Path) -> anyhow::Result<Request> {
     let new: NewExecution = serde_json::from_slice(&bytes)
         .with_context(|| format!("the request in {name} is not one"))
         .code(exit::USAGE)?;
-    Request::from_new(new).with_context(|| format!("the request in {name} can't be taken")).code(exit::USAGE)
+    new.check().with_context(|| format!("the request in {name} can't be taken")).code(exit::USAGE)?;
+    Ok((new, name))
 }
 
 /// One `--out GLOB:DIR`.
@@ -175,9 +220,8 @@ fn refuse_later(later: &LaterArgs) -> anyhow::Result<()> {
     if later.network != "none" {
         bail!("--network {} is not available yet in this version; there is none", later.network);
     }
-    let options = [("--container-runtime", &later.container_runtime), ("--key", &later.key)];
-    match options.iter().find(|(_, value)| value.is_some()) {
-        Some((name, _)) => bail!("{name} is not available yet in this version"),
+    match later.container_runtime {
+        Some(_) => bail!("--container-runtime is not available yet in this version"),
         None => Ok(()),
     }
 }

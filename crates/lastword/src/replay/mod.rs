@@ -1,5 +1,7 @@
 //! Reads a stored transcript and gives out its records.
 
+pub(crate) mod select;
+
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 
@@ -56,62 +58,64 @@ pub(crate) enum Error {
 }
 
 /// A transcript on its way out. It can be read to its present end again and again.
+#[derive(Default)]
 pub(crate) struct Replay {
     decoder: Decoder,
-    buffer: Box<[u8]>,
     wall_ns: i64,
     sealed: bool,
 }
 
-impl Default for Replay {
-    fn default() -> Self {
-        Self {
-            decoder: Decoder::new(),
-            buffer: vec![0; READ_BYTES].into_boxed_slice(),
-            wall_ns: 0,
-            sealed: false,
-        }
-    }
-}
-
 impl Replay {
-    /// Gives out every whole record up to the present end of `reader`, or until `visit` breaks.
+    /// Gives out every whole record up to the present end of `reader`, or until `visit` breaks. The next call goes on behind the
+    /// record that was given out last.
     pub(crate) fn read_on(
         &mut self,
         reader: &mut impl Read,
         visit: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
+        // Not kept from call to call: a thousand followers that wait would hold as many.
+        let mut buffer = vec![0; READ_BYTES];
         loop {
-            let count = match reader.read(&mut self.buffer) {
+            if self.give_out(visit)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match reader.read(&mut buffer) {
                 Ok(0) => return Ok(ControlFlow::Continue(())),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(count) => self.decoder.push(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::Read(error)),
-            };
-            self.decoder.push(&self.buffer[..count]);
-            while let Some(frame) = self.decoder.next().map_err(Error::Damaged)? {
-                let record = match frame {
-                    Frame::Begin(begin) => {
-                        self.wall_ns = begin.wall_ns;
-                        continue;
-                    }
-                    Frame::Note { .. } => continue,
-                    Frame::Seal(_) => {
-                        self.sealed = true;
-                        continue;
-                    }
-                    Frame::Output { seq, time, stream, bytes } => {
-                        record(self.wall_ns, seq, time, stream, Content::Bytes(bytes))
-                    }
-                    Frame::Dropped { seq, time, stream, bytes } => {
-                        record(self.wall_ns, seq, time, stream, Content::Dropped(bytes))
-                    }
-                };
-                if visit(record).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
             }
         }
+    }
+
+    /// What was read and not given out yet.
+    fn give_out(
+        &mut self,
+        visit: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        while let Some(frame) = self.decoder.next().map_err(Error::Damaged)? {
+            let record = match frame {
+                Frame::Begin(begin) => {
+                    self.wall_ns = begin.wall_ns;
+                    continue;
+                }
+                Frame::Note { .. } => continue,
+                Frame::Seal(_) => {
+                    self.sealed = true;
+                    continue;
+                }
+                Frame::Output { seq, time, stream, bytes } => {
+                    record(self.wall_ns, seq, time, stream, Content::Bytes(bytes))
+                }
+                Frame::Dropped { seq, time, stream, bytes } => {
+                    record(self.wall_ns, seq, time, stream, Content::Dropped(bytes))
+                }
+            };
+            if visit(record).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// The seal was read: nothing follows.
@@ -227,6 +231,23 @@ pub(crate) mod tests {
             );
             assert!(!replay.is_sealed());
         }
+    }
+
+    #[test]
+    fn a_break_loses_nothing() {
+        use lastword_frame::Stream as S;
+        let bytes = transcript(Uuid::nil(), &[(S::Stdout, b"1"), (S::Stderr, b"2"), (S::Stdout, b"3")]);
+        let (mut replay, mut reader, mut seen) = (Replay::default(), &bytes[..], Vec::new());
+        let mut one = |replay: &mut Replay| {
+            let flow = replay.read_on(&mut reader, &mut |record| {
+                seen.push(record.seq);
+                ControlFlow::Break(())
+            });
+            flow.unwrap().is_break()
+        };
+        assert!(one(&mut replay) && one(&mut replay) && one(&mut replay));
+        assert!(!one(&mut replay));
+        assert_eq!(seen, [0, 1, 2]);
     }
 
     #[test]
