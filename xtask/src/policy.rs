@@ -31,7 +31,6 @@ pub(crate) const BANNED: &[(&str, &str)] = &[
     ("smol", "one async runtime is enough"),
     ("chrono", "jiff does time here, and one library for it is enough"),
     ("time", "jiff does time here, and one library for it is enough"),
-    ("lazy_static", "std has LazyLock"),
     ("atty", "unmaintained; std has IsTerminal"),
     ("failure", "unmaintained; thiserror and anyhow"),
     ("nix", "rustix and libc are there already"),
